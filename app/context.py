@@ -1,0 +1,30 @@
+"""What was said before, per conversation: read here, written by the same commit as the reply."""
+
+from app import keys
+from app.message import Said
+from app.redis import Store
+from app.wire import decode_context, encode
+
+MAX_BYTES = 64 * 1024
+MAX_LINES = 50
+
+
+def recall(store: Store, conversation: str) -> tuple[Said, ...]:
+    """What was said before, oldest first; empty if there was nothing or it has expired.
+
+    Raises:
+        StoreUnavailable: the record did not answer.
+    """
+    stored = store.repeat(lambda: store.client.get(keys.context(conversation)))
+    return decode_context(stored) if stored else ()
+
+
+def extended(history: tuple[Said, ...], question: str, answer: str) -> bytes:
+    """The history with one more question and answer, as it is stored; the oldest lines go first.
+
+    At most 50 lines and 64 KiB; a question or answer that is too long for that alone is not kept.
+    """
+    lines = [*history, Said("user", question), Said("assistant", answer)][-MAX_LINES:]
+    while len(stored := encode(tuple(lines))) > MAX_BYTES and lines:
+        del lines[:2]
+    return stored

@@ -1,0 +1,86 @@
+"""Every error of ours, on one page. The parent says what the caller does; the name says what happened.
+
+SwitchyardError
+├── Transient                 nothing is decided: try again
+│   ├── StoreUnavailable      the record did not answer; it may hold the write all the same
+│   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
+│   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
+│   └── EngineStopped         the engine died or is closing; the turn is done again
+├── Permanent                 trying again brings the same
+│   ├── MalformedFrame        a platform sent what we cannot read
+│   ├── PlatformRefused       the platform proved that it will not do this; another way may be tried
+│   ├── BadSetting            a setting is wrong; the text says which and what would be right
+│   ├── RequestRejected       the engine can never run this request
+│   ├── BadPicture            an attachment is not what it says, or larger than we unpack
+│   ├── SkillBroken           a skill raised, or returned what is no result
+│   └── AlreadyRunning        another supervisor holds the data folder
+└── LeaseLost                 an instruction: somebody else has this conversation now; stop, write nothing
+"""
+
+
+class SwitchyardError(Exception):
+    """Base of all errors that this project raises."""
+
+
+class Transient(SwitchyardError):
+    """Nothing is decided: trying again is right."""
+
+
+class Permanent(SwitchyardError):
+    """Trying again brings the same result."""
+
+
+class StoreUnavailable(Transient):
+    """The record did not answer in time. It may hold the write all the same: repeat the same call."""
+
+
+class PlatformBusy(Transient):
+    """The platform refused for now (quota, throttling). Nothing was done there."""
+
+    def __init__(self, reason: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class OutcomeUnknown(Transient):
+    """A call to the platform timed out or answered 5xx: it may have been done. Repeat it with the same key."""
+
+
+class EngineStopped(Transient):
+    """The engine died or is closing while it held the request."""
+
+
+class MalformedFrame(Permanent):
+    """A platform's frame cannot be read; a redelivery would bring the same bytes."""
+
+
+class PlatformRefused(Permanent):
+    """The platform proved that it will not do this. `code` is its own word for the reason."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(f"{code}: {message}" if message else code)
+        self.code = code
+
+
+class BadSetting(Permanent):
+    """A setting is wrong. The text names it and says what would be right."""
+
+
+class RequestRejected(Permanent):
+    """The engine can never run this request: too long, empty, or with values out of range."""
+
+
+class BadPicture(Permanent):
+    """An attachment is not what it says it is, or larger than we are willing to unpack."""
+
+
+class SkillBroken(Permanent):
+    """A skill raised, or returned something that is no result."""
+
+
+class AlreadyRunning(Permanent):
+    """Another supervisor holds the data folder."""
+
+
+class LeaseLost(SwitchyardError):
+    """Somebody else holds this conversation now: stop the work and write nothing."""

@@ -1,0 +1,57 @@
+"""The names of everything that the record holds. A tag names a shard, so that one script's keys share a slot."""
+
+from typing import Literal
+from zlib import crc32
+
+SHARDS = 16
+
+Box = Literal["inbox", "outbox", "control"]
+
+
+def shard_of(conversation: str) -> int:
+    """The shard of a conversation: crc32 mod 16, for ever (the record keeps the number of shards)."""
+    return crc32(conversation.encode()) % SHARDS
+
+
+def items(box: Box, conversation: str) -> str:
+    return f"{box}:{{{shard_of(conversation)}}}:{conversation}"
+
+
+def state(box: Box, conversation: str) -> str:
+    return f"state:{{{shard_of(conversation)}}}:{box}:{conversation}"
+
+
+def due(box: Box, shard: int) -> str:
+    return f"due:{{{shard}}}:{box}"
+
+
+def waiting(box: Box, shard: int) -> str:
+    return f"waiting:{{{shard}}}:{box}"
+
+
+def seen(conversation: str, message_id: str) -> str:
+    return f"seen:{{{shard_of(conversation)}}}:{message_id}"
+
+
+def context(conversation: str) -> str:
+    return f"context:{{{shard_of(conversation)}}}:{conversation}"
+
+
+def draft(conversation: str) -> str:
+    return f"draft:{{{shard_of(conversation)}}}:{conversation}"
+
+
+def cards(shard: int) -> str:
+    return f"cards:{{{shard}}}"
+
+
+def dead(shard: int) -> str:
+    return f"dead:{{{shard}}}"
+
+
+def token(shard: int) -> str:
+    return f"token:{{{shard}}}"
+
+
+SWEEPER = "sweeper"
+FORMAT = "switchyard"  # hash: version and shards, written at the first start

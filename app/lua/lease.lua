@@ -1,0 +1,74 @@
+#!lua flags=allow-oom
+-- lease: hand the head of a mailbox to one holder, with a fresh fencing token and a time to live.
+-- KEYS[1]  <box>:{shard}:<conversation>
+-- KEYS[2]  state:{shard}:<box>:<conversation>
+-- KEYS[3]  due:{shard}:<box>
+-- KEYS[4]  token:{shard}                        the last token that was given out in this shard
+-- KEYS[5]  draft:{shard}:<conversation>         hash: id, token, n, sent, text, address
+-- ARGV     conversation, queue, request id, lease ms, newest version that the caller reads, stale ms,
+--          "draft" if an empty mailbox may be leased for its draft
+-- returns  {LEASED, token, id, body, age ms, raised, vanished, forwards, note, stale id ...}
+--          {DRAFT, token, id, token of the turn, n, text, address}
+--          {BUSY} {EMPTY} {NEWER} {ELSEWHERE, queue}
+local conversation, queue, request = ARGV[1], ARGV[2], ARGV[3]
+local now = now_ms()
+local token, held_until, head_id, held_by, later, later_id = unpack(redis.call('HMGET', KEYS[2],
+  'token', 'until', 'head', 'request', 'later', 'later_id'))
+local head = head_of(KEYS[1])
+
+local function leased(with_token)
+  local answer = { 'LEASED', with_token, head.id, head.body, now - head.since, head.raised, head.vanished,
+    head.forwards, head.note }
+  for place = 0, redis.call('LLEN', KEYS[1]) - 1 do
+    local item = cmsgpack.unpack(redis.call('LINDEX', KEYS[1], place))
+    if now - item.since <= tonumber(ARGV[6]) then break end
+    answer[#answer + 1] = item.id
+  end
+  return answer
+end
+
+local function drafted(with_token)
+  local draft = redis.call('HMGET', KEYS[5], 'id', 'token', 'n', 'text', 'address')
+  if not draft[1] then return { 'EMPTY' } end
+  return { 'DRAFT', with_token, draft[1], draft[2], draft[3], draft[4], draft[5] }
+end
+
+if token then
+  if tonumber(held_until) > now then
+    if held_by ~= request then return { 'BUSY' } end
+    return head and head.id == head_id and leased(token) or drafted(token)
+  end
+  if head and head.id == head_id then -- its holder vanished
+    head.vanished = head.vanished + 1
+    redis.call('LSET', KEYS[1], 0, cmsgpack.pack(head))
+  end
+  redis.call('HDEL', KEYS[2], 'token', 'until', 'head', 'request', 'stop')
+end
+
+local draft = false
+if not head then
+  local versions = redis.call('HMGET', KEYS[5], 'n', 'sent')
+  draft = ARGV[7] == 'draft' and versions[1] and tonumber(versions[1]) > tonumber(versions[2] or 0)
+  if not draft then
+    redis.call('ZREM', KEYS[3], conversation)
+    redis.call('PEXPIRE', KEYS[2], STATE_REST_MS)
+    return { 'EMPTY' }
+  end
+elseif head.v > tonumber(ARGV[5]) then
+  redis.call('ZADD', KEYS[3], now + 30000, conversation)
+  return { 'NEWER' }
+elseif head.queue ~= queue then
+  return { 'ELSEWHERE', head.queue }
+elseif later_id == head.id and tonumber(later) > now then
+  redis.call('ZADD', KEYS[3], later, conversation)
+  return { 'BUSY' }
+end
+
+redis.call('SET', KEYS[4], now * 1000, 'NX') -- seeded from the clock: a lost record never repeats a token
+token = redis.call('INCR', KEYS[4])
+redis.call('HSET', KEYS[2], 'token', token, 'until', now + tonumber(ARGV[4]), 'request', request,
+  'head', draft and 'draft' or head.id)
+redis.call('HDEL', KEYS[2], 'later', 'later_id')
+redis.call('PERSIST', KEYS[2])
+redis.call('ZADD', KEYS[3], now + tonumber(ARGV[4]), conversation)
+return draft and drafted(token) or leased(token)

@@ -1,0 +1,36 @@
+#!lua flags=allow-oom
+-- release: give the head back, now or for later, and say whether the attempt counts.
+-- KEYS[1]  <box>:{shard}:<conversation>
+-- KEYS[2]  state:{shard}:<box>:<conversation>
+-- KEYS[3]  due:{shard}:<box>
+-- KEYS[4]  draft:{shard}:<conversation>
+-- KEYS[5]  cards:{shard}
+-- ARGV     conversation, token, grace ms, delay ms, what counts ("raised", "vanished", ""),
+--          id and version of the draft that was sent ('' and 0 if none)
+-- returns  {DONE, queue to wake now or ''} or {LOST}; the same again when repeated
+if redis.call('HGET', KEYS[2], 'token') ~= ARGV[2] then
+  if redis.call('HGET', KEYS[2], 'settled') == ARGV[2] then
+    return cmsgpack.unpack(redis.call('HGET', KEYS[2], 'answer'))
+  end
+  return { 'LOST' }
+end
+local now, delay = now_ms(), tonumber(ARGV[4])
+local head = head_of(KEYS[1])
+local on_head = head and redis.call('HGET', KEYS[2], 'head') == head.id
+if on_head and ARGV[5] ~= '' then
+  head[ARGV[5]] = head[ARGV[5]] + 1
+  redis.call('LSET', KEYS[1], 0, cmsgpack.pack(head))
+end
+if ARGV[6] ~= '' then
+  redis.call('HSET', KEYS[5], ARGV[6], now)
+  if redis.call('HGET', KEYS[4], 'id') == ARGV[6] then redis.call('HSET', KEYS[4], 'sent', ARGV[7]) end
+end
+local look_again = delay > 0 and on_head and now + delay or now + tonumber(ARGV[3])
+local queue = settle(KEYS[1], KEYS[2], KEYS[3], ARGV[1], look_again, now)
+if delay > 0 and on_head then
+  redis.call('HSET', KEYS[2], 'later', now + delay, 'later_id', head.id)
+  queue = ''
+end
+local answer = { 'DONE', queue }
+redis.call('HSET', KEYS[2], 'settled', ARGV[2], 'answer', cmsgpack.pack(answer))
+return answer

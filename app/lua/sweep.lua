@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- sweep: of conversations that are due, those that really did not move; each is due again after its grace.
+-- KEYS[1]  due:{shard}:<box>
+-- KEYS[2i]    <box>:{shard}:<conversation i>
+-- KEYS[2i+1]  state:{shard}:<box>:<conversation i>
+-- ARGV     grace ms if the queue is empty, grace ms if it is not, queues that are not empty joined by ' ',
+--          conversation i ...
+-- returns  {queue, conversation, queue, conversation, ...} to wake
+local now = now_ms()
+local idle, busy, FIRST = tonumber(ARGV[1]), tonumber(ARGV[2]), 4
+local filled = {}
+for queue in string.gmatch(ARGV[3], '%S+') do filled[queue] = true end
+
+local wake = {}
+for i = 1, #ARGV - FIRST + 1 do
+  local conversation, list, state = ARGV[FIRST + i - 1], KEYS[2 * i], KEYS[2 * i + 1]
+  local held_until, woken = unpack(redis.call('HMGET', state, 'until', 'woken'))
+  local head = head_of(list)
+  if held_until and tonumber(held_until) > now then
+    redis.call('ZADD', KEYS[1], held_until, conversation)
+  elseif not head then
+    redis.call('ZREM', KEYS[1], conversation)
+    redis.call('PEXPIRE', state, STATE_REST_MS)
+  elseif not held_until and filled[head.queue] and now < tonumber(woken or 0) + busy then
+    redis.call('ZADD', KEYS[1], woken + busy, conversation)
+  else -- nobody came, or its holder vanished
+    redis.call('HSET', state, 'woken', now)
+    redis.call('ZADD', KEYS[1], now + idle, conversation)
+    wake[#wake + 1] = head.queue
+    wake[#wake + 1] = conversation
+  end
+end
+return wake

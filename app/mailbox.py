@@ -1,0 +1,393 @@
+"""A mailbox: one conversation's ordered list with a lease. The record of what was promised.
+
+A conversation has an inbox (Messages waiting for a turn), an outbox (Replies waiting for the sender) and a control
+inbox (stop requests). All three are this code. Every step is one Lua script in `lua/`; key names, types and errors
+are settled here and nowhere else.
+"""
+
+import enum
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app import keys
+from app.errors import LeaseLost
+from app.keys import Box
+from app.message import VERSION, Address, Message, Reply
+from app.redis import Arg, Store
+from app.wire import decode_address, decode_message, decode_reply, encode
+
+MAX_FORWARDS = 3
+DEAD_LETTERS_KEPT_S = 14 * 86_400
+DEAD_LETTERS_PER_SHARD = 10_000 // keys.SHARDS
+SWEEP_AT_MOST = 500
+GRACE_S = 2.0  # a waiting head is due so long after its last wake-up
+BUSY_GRACE_S = 30.0  # ... if its queue is not empty
+
+
+class Outcome(enum.Enum):
+    """What became of an accepted message."""
+
+    WAKE = "WAKE"  # stored; the conversation was idle
+    WAIT = "WAIT"  # stored; something else of this conversation comes first
+    REPEAT = "REPEAT"  # this id was seen before
+    FULL = "FULL"  # not stored; the person is told once
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The outcome, and the queue to wake if there is one."""
+
+    outcome: Outcome
+    wake: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long things are kept and how many of them. Times in seconds."""
+
+    lease_s: float = 10.0
+    dedupe_s: float = 86_400.0
+    inbox_limit: int = 20
+    waiting_limit: int = 10_000
+    stale_after_s: float = 900.0
+    context_s: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The head of a mailbox in one holder's hand."""
+
+    box: Box
+    conversation: str
+    token: int
+    id: str
+    body: str
+    age_s: float  # since it was accepted
+    raised: int
+    vanished: int
+    forwards: int
+    note: str
+    stale: tuple[str, ...]  # ids of the leading messages that waited too long
+
+    @property
+    def suspect(self) -> bool:
+        """Its last holder vanished: perhaps because of it."""
+        return self.vanished > 0
+
+    def message(self) -> Message:
+        return decode_message(self.body)
+
+    def reply(self) -> Reply:
+        return decode_reply(self.body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftLease:
+    """An empty outbox, leased to show the newest text of a running answer."""
+
+    box: Box
+    conversation: str
+    token: int
+    id: str  # of the message that is being answered
+    turn: int  # the token of the turn that wrote it
+    version: int
+    text: str
+    address: Address
+
+
+class Idle(enum.Enum):
+    """Why there is nothing to do: somebody else has it, it is empty, or a newer worker must read it."""
+
+    BUSY = "BUSY"
+    EMPTY = "EMPTY"
+    NEWER = "NEWER"
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The head belongs to another queue: wake that one."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What to wake after a commit; empty strings: nothing."""
+
+    next_queue: str
+    send: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remember:
+    """What becomes of the conversation's context with a commit."""
+
+    what: Literal["keep", "save", "forget"] = "keep"
+    context: bytes = b""
+
+
+def acceptance(
+    box: Box, message: Message, queue: str, *, limits: Limits, room: int, notices: tuple[Reply, Reply]
+) -> tuple[list[str], list[Arg]]:
+    """Keys and arguments of the script `accept`.
+
+    `room` is how many more messages the message's shard may hold; `notices` are what the person is told when the
+    conversation is full, and when the house is.
+    """
+    conversation = message.conversation
+    shard = keys.shard_of(conversation)
+    names = [
+        keys.items(box, conversation),
+        keys.state(box, conversation),
+        keys.due(box, shard),
+        keys.seen(conversation, message.id),
+        keys.waiting(box, shard),
+        keys.items("outbox", conversation),
+        keys.due("outbox", shard),
+        keys.waiting("outbox", shard),
+        keys.state("inbox", conversation),
+    ]
+    args: list[Arg] = [
+        conversation,
+        message.id,
+        _ms(message.sent_at),
+        queue,
+        encode(message),
+        _ms(limits.dedupe_s),
+        limits.inbox_limit,
+        room,
+        _ms(GRACE_S),
+        encode(notices[0]),
+        encode(notices[1]),
+        "control" if box == "control" else "",
+    ]
+    return names, args
+
+
+def read_accepted(answer: Any) -> Accepted:
+    return Accepted(Outcome(answer[0].decode()), answer[1].decode())
+
+
+class Mailbox:
+    """The inboxes, the outboxes or the control inboxes of all conversations.
+
+    Every method raises StoreUnavailable when the record does not answer in time; every one may be repeated.
+    """
+
+    def __init__(self, store: Store, box: Box, limits: Limits) -> None:
+        self.box = box
+        self.limits = limits
+        self._store = store
+
+    def accept(
+        self, message: Message, queue: str, *, notices: tuple[Reply, Reply], room: int | None = None
+    ) -> Accepted:
+        """Put a message into its conversation's mailbox, once, in the order of sending."""
+        free = self.limits.waiting_limit if room is None else room
+        names, args = acceptance(self.box, message, queue, limits=self.limits, room=free, notices=notices)
+        return read_accepted(self._store.run("accept", names, args))
+
+    def lease(self, conversation: str, queue: str) -> Lease | DraftLease | Idle | Elsewhere:
+        """Take the head, if it belongs to this queue. An empty outbox is leased for its draft, if there is one."""
+        shard = keys.shard_of(conversation)
+        names = [*self._place(conversation), keys.token(shard), keys.draft(conversation)]
+        args: list[Arg] = [
+            conversation,
+            queue,
+            uuid.uuid4().hex,
+            _ms(self.limits.lease_s),
+            VERSION,
+            _ms(self.limits.stale_after_s),
+            "draft" if self.box == "outbox" else "",
+        ]
+        answer = self._store.run("lease", names, args)
+        word = answer[0].decode()
+        if word == "LEASED":
+            return self._leased(conversation, answer[1:])
+        if word == "DRAFT":
+            return self._drafted(conversation, answer[1:])
+        return Elsewhere(answer[1].decode()) if word == "ELSEWHERE" else Idle(word)
+
+    def commit(
+        self,
+        lease: Lease,
+        *,
+        reply: Reply | None = None,
+        remember: Remember | None = None,
+        dead_letter: bytes = b"",
+        closes: Sequence[str] = (),
+    ) -> Committed:
+        """Count the work: pop the head (or all of `closes`), save the context, append the reply to the outbox.
+
+        Raises:
+            LeaseLost: somebody else has it; the result is to be thrown away.
+        """
+        conversation, shard = lease.conversation, keys.shard_of(lease.conversation)
+        names = [
+            *self._place(conversation),
+            keys.waiting(self.box, shard),
+            keys.items("outbox", conversation),
+            keys.due("outbox", shard),
+            keys.waiting("outbox", shard),
+            keys.context(conversation),
+            keys.draft(conversation),
+            keys.dead(shard),
+            keys.cards(shard),
+        ]
+        remember = remember or Remember()
+        args: list[Arg] = [
+            conversation,
+            lease.token,
+            _ms(GRACE_S),
+            reply.id if reply else "",
+            encode(reply) if reply else "",
+            remember.what,
+            remember.context,
+            _ms(self.limits.context_s),
+            dead_letter,
+            _ms(DEAD_LETTERS_KEPT_S),
+            DEAD_LETTERS_PER_SHARD,
+            "close card" if self.box == "outbox" else "",
+            *(closes or (lease.id,)),
+        ]
+        answer = self._settled(self._store.run("commit", names, args))
+        return Committed(next_queue=answer[1].decode(), send=answer[2].decode())
+
+    def forward(self, lease: Lease, message: Message, queue: str) -> str | None:
+        """Replace the head by `message` (same id, same place) for another queue; the queue to wake.
+
+        None if it was forwarded three times already: the lease is still held then.
+
+        Raises:
+            LeaseLost: somebody else has it.
+        """
+        args: list[Arg] = [lease.conversation, lease.token, _ms(GRACE_S), queue, encode(message), MAX_FORWARDS]
+        answer = self._settled(self._store.run("forward", self._place(lease.conversation), args))
+        return None if answer[0] == b"TOO_MANY" else str(answer[1].decode())
+
+    def release(
+        self,
+        lease: Lease | DraftLease,
+        *,
+        after_s: float = 0.0,
+        counts: Literal["", "raised", "vanished"] = "",
+        shown: int = 0,
+    ) -> str:
+        """Give the head back, due again after `after_s`; the queue to wake now, or ''.
+
+        `shown`: the version of the draft that the platform has now.
+
+        Raises:
+            LeaseLost: somebody else has it.
+        """
+        shard = keys.shard_of(lease.conversation)
+        names = [*self._place(lease.conversation), keys.draft(lease.conversation), keys.cards(shard)]
+        args: list[Arg] = [
+            lease.conversation,
+            lease.token,
+            _ms(GRACE_S),
+            _ms(after_s),
+            counts,
+            lease.id if shown else "",
+            shown,
+        ]
+        return str(self._settled(self._store.run("release", names, args))[1].decode())
+
+    def mark(self, lease: Lease | DraftLease, note: str = "", *, card_opened: bool = False) -> None:
+        """Write down how far the holder is, so that whoever comes after a crash goes on from there.
+
+        Raises:
+            LeaseLost: somebody else has it.
+        """
+        conversation = lease.conversation
+        names = [*self._place(conversation)[:2], keys.cards(keys.shard_of(conversation))]
+        if not self._store.run("mark", names, [lease.token, note, lease.id if card_opened else ""]):
+            raise LeaseLost(conversation)
+
+    def renew(self, leases: Sequence[Lease | DraftLease]) -> list[tuple[bool, bool]]:
+        """Lengthen leases in one round trip; for each: (still held, shall stop). Not repeated."""
+        calls: list[tuple[list[str], list[Arg]]] = [
+            (
+                [keys.state(held.box, held.conversation), keys.due(held.box, keys.shard_of(held.conversation))],
+                [held.conversation, held.token, _ms(self.limits.lease_s)],
+            )
+            for held in leases
+        ]
+        return [(bool(until), bool(stop)) for until, stop in self._store.pipelined("renew", calls)]
+
+    def overdue(self, shard: int, at_most: int) -> list[tuple[float, str]]:
+        """(due since, conversation) of what is due in a shard, oldest first; seconds since the epoch."""
+        flat = self._store.run("overdue", [keys.due(self.box, shard)], [at_most])
+        return [(float(score) / 1000, name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+
+    def sweep(self, shard: int, conversations: Sequence[str], *, filled: Sequence[str]) -> list[tuple[str, str]]:
+        """(queue, conversation) to wake, of conversations that are due. `filled`: queues that are not empty."""
+        names = [keys.due(self.box, shard)]
+        for conversation in conversations:
+            names += [keys.items(self.box, conversation), keys.state(self.box, conversation)]
+        args: list[Arg] = [_ms(GRACE_S), _ms(BUSY_GRACE_S), " ".join(filled), *conversations]
+        flat = [part.decode() for part in self._store.run("sweep", names, args)]
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    def waiting(self) -> int:
+        """How many items all mailboxes of this kind hold, those in work included."""
+        names = [keys.waiting(self.box, shard) for shard in range(keys.SHARDS)]
+        counts = self._store.repeat(lambda: [self._store.client.get(name) for name in names])
+        return sum(int(count or 0) for count in counts)
+
+    def card_open(self, conversation: str, message_id: str) -> bool:
+        """Whether the record says that a message's card was opened."""
+        name = keys.cards(keys.shard_of(conversation))
+        return bool(self._store.repeat(lambda: self._store.client.hexists(name, message_id)))
+
+    def oldest_due_s(self) -> float:
+        """For how many seconds the oldest conversation is overdue; 0 if none is."""
+        oldest = [shard_due[0][0] for shard in range(keys.SHARDS) if (shard_due := self.overdue(shard, 1))]
+        return max(0.0, time.time() - min(oldest)) if oldest else 0.0
+
+    def _place(self, conversation: str) -> list[str]:
+        shard = keys.shard_of(conversation)
+        return [keys.items(self.box, conversation), keys.state(self.box, conversation), keys.due(self.box, shard)]
+
+    def _settled(self, answer: Any) -> Any:
+        if answer[0] == b"LOST":
+            raise LeaseLost(f"the lease in the {self.box} is lost")
+        return answer
+
+    def _leased(self, conversation: str, answer: Any) -> Lease:
+        token, message_id, body, age_ms, raised, vanished, forwards, note, *stale = answer
+        return Lease(
+            box=self.box,
+            conversation=conversation,
+            token=int(token),
+            id=message_id.decode(),
+            body=body.decode(),
+            age_s=int(age_ms) / 1000,
+            raised=int(raised),
+            vanished=int(vanished),
+            forwards=int(forwards),
+            note=note.decode(),
+            stale=tuple(name.decode() for name in stale),
+        )
+
+    def _drafted(self, conversation: str, answer: Any) -> DraftLease | Idle:
+        if len(answer) < 6:
+            return Idle.EMPTY
+        token, message_id, turn, version, text, address = answer
+        return DraftLease(
+            box=self.box,
+            conversation=conversation,
+            token=int(token),
+            id=message_id.decode(),
+            turn=int(turn),
+            version=int(version),
+            text=text.decode(),
+            address=decode_address(address),
+        )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

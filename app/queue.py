@@ -1,0 +1,147 @@
+"""Wake-ups: Celery messages that carry a conversation's id and nothing a person wrote.
+
+Waking is a courtesy. What must go on is already due in the record, so a wake-up may be lost, doubled or late.
+"""
+
+import queue
+import threading
+import uuid
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from celery import Celery
+from kombu import Connection, Queue
+from kombu.exceptions import KombuError
+
+from celeryconfig import QUEUES
+
+log = structlog.get_logger()
+
+_MOST_WAITING = 100_000
+_LOG_EVERY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The Celery queue and the task that a wake-up goes to."""
+
+    queue: str
+    task: str
+
+
+# What `wake` may be told to wake -> where that is. Stop requests have a box of their own and share a pool.
+ROUTES = {
+    "text": Route("text", "text.turn"),
+    "image": Route("image", "image.turn"),
+    "default": Route("default", "default.turn"),
+    "control": Route("default", "default.control"),
+    "send": Route("send", "send.deliver"),
+}
+
+
+class Wake(Protocol):
+    """Tell a queue's workers that a conversation has something for them."""
+
+    def __call__(self, queue: str, conversation: str) -> None: ...
+
+
+def create_celery(name: str, broker_url: str) -> Celery:
+    """The Celery app of one process, with the settings of celeryconfig.py."""
+    celery = Celery(name)
+    celery.config_from_object("celeryconfig")
+    celery.conf.update(broker_url=broker_url)
+    if broker_url.startswith("amqp"):
+        celery.conf.update(
+            broker_transport_options={"confirm_publish": True},
+            task_queues=[
+                Queue(name, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
+                for name in QUEUES
+            ],
+            worker_detect_quorum_queues=True,
+        )
+    return celery
+
+
+class Waker:
+    """Publishes wake-ups from one thread of its own, so that no turn and no frame waits for the broker."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._pending: queue.Queue[tuple[str, str] | None] = queue.Queue(_MOST_WAITING)
+        self._failures = 0
+        self._broken = _broker_errors(celery)
+        self._thread = threading.Thread(target=self._publish_all, name="waker", daemon=True)
+        self._thread.start()
+
+    def wake(self, queue_name: str, conversation: str) -> None:
+        """Wake a queue; returns at once, never raises for a broker that is down or slow."""
+        try:
+            self._pending.put_nowait((queue_name, conversation))
+        except queue.Full:
+            self._failed("too many wake-ups wait for the broker")
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Publish what waits, for at most so long."""
+        self._pending.put(None)
+        self._thread.join(timeout_s)
+
+    def _publish_all(self) -> None:
+        connection: Connection | None = None
+        producer: Any = None
+        while (pending := self._pending.get()) is not None:
+            try:
+                if producer is None:
+                    connection = self._celery.connection_for_write()
+                    producer = connection.Producer(auto_declare=False)
+                self._publish(producer, *pending)
+            except self._broken as exc:
+                self._failed(type(exc).__name__)
+                if connection is not None:
+                    _close(connection)
+                connection = producer = None
+
+    def _publish(self, producer: Any, queue_name: str, conversation: str) -> None:
+        route = ROUTES[queue_name]
+        message = self._celery.amqp.as_task_v2(str(uuid.uuid4()), route.task, args=(conversation,), ignore_result=True)
+        producer.publish(
+            message.body,
+            exchange="",  # the default exchange: no binding to look up
+            routing_key=route.queue,
+            serializer="json",
+            headers=message.headers,
+            delivery_mode=1,
+            retry=False,
+            **message.properties,
+        )
+
+    def _failed(self, reason: str) -> None:
+        if self._failures % _LOG_EVERY == 0:
+            log.warning("wake-ups are not published; the sweeper will", reason=reason, failures=self._failures + 1)
+        self._failures += 1
+
+
+def queue_lengths(celery: Celery) -> dict[str, int]:
+    """Wake-ups that wait in each queue. Raises what kombu raises when the broker is down."""
+    with celery.connection_for_write() as connection:
+        channel = connection.default_channel
+        return {name: _length(channel, name) for name in QUEUES}
+
+
+def _length(channel: Any, name: str) -> int:
+    try:
+        return int(channel.queue_declare(queue=name, passive=True).message_count)
+    except channel.connection.client.channel_errors:
+        return 0  # nobody has declared it yet
+
+
+def _broker_errors(celery: Celery) -> tuple[type[BaseException], ...]:
+    connection = celery.connection_for_write()
+    return (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
+
+
+def _close(connection: Connection) -> None:
+    try:
+        connection.close()
+    except OSError:
+        log.debug("the broken connection to the broker could not be closed")
