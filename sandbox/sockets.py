@@ -1,0 +1,67 @@
+"""The server's end of one WebSocket, with the few things that an ASGI application cannot do by itself."""
+
+from typing import Any
+
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
+from websockets.http11 import Request
+
+SCOPE_KEY = "sandbox.socket"
+
+
+class Socket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, able to push at once, to break the wire, and to play dead."""
+
+    deaf = False
+    """Deaf: bytes still arrive and nothing is made of them, so no pong, no ack and no close goes through."""
+
+    def handle_connect(self, event: Request) -> None:
+        """Hand this object to the application together with the request."""
+        super().handle_connect(event)
+        if not self.close_sent:
+            extensions: dict[str, Any] = self.scope["extensions"] or {}
+            extensions[SCOPE_KEY] = self
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send; a request refused before the upgrade counts as done, or uvicorn logs an error for it."""
+        await super().send(message)
+        if self.close_sent and self.initial_response is not None:
+            self.handshake_complete = True
+
+    def data_received(self, data: bytes) -> None:
+        """Read, unless deaf."""
+        if not self.deaf:
+            super().data_received(data)
+
+    def push(self, content: str | bytes) -> bool:
+        """Write one frame now, in the order of the calls; False if the socket is closing."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return False
+        try:
+            if isinstance(content, str):
+                self.conn.send_text(content.encode())
+            else:
+                self.conn.send_binary(content)
+        except InvalidState:
+            return False
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        return True
+
+    def drop(self) -> None:
+        """Break the TCP connection without a close frame."""
+        self.transport.abort()
+
+    def end(self) -> None:
+        """Say goodbye with a close frame; the TCP connection ends with the answer, or at once if none can come."""
+        if self.deaf or self.close_sent or self.disconnected or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1000, "reason": ""})
+        self.conn.send_close(1000)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:  # otherwise the client's own close frame is never read
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
