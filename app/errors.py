@@ -5,7 +5,8 @@ SwitchyardError
 │   ├── StoreUnavailable      the record did not answer; it may hold the write all the same
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
-│   └── EngineStopped         the engine died or is closing; the turn is done again
+│   ├── EngineStopped         the engine died or is closing; the turn is done again
+│   └── Drained               this process is leaving; another one does it
 ├── Permanent                 trying again brings the same
 │   ├── MalformedFrame        a platform sent what we cannot read
 │   ├── PlatformRefused       the platform proved that it will not do this; another way may be tried
@@ -48,6 +49,10 @@ class OutcomeUnknown(Transient):
 
 class EngineStopped(Transient):
     """The engine died or is closing while it held the request."""
+
+
+class Drained(Transient):
+    """This process is leaving and hands its work back; nothing is wrong with the work."""
 
 
 class MalformedFrame(Permanent):

@@ -44,5 +44,6 @@ def setup_logging(role: str, *, level: str = "info", style: Literal["pretty", "j
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_levels[level])
-    for chatty in ("httpx", "httpcore", "websockets", "urllib3"):  # they log addresses, which carry secrets
+    # Those of the network log addresses, which carry secrets; Celery's log two lines a task.
+    for chatty in ("httpx", "httpcore", "websockets", "urllib3", "celery", "kombu", "uvicorn", "amqp"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     # The engine.
     engine: Literal["slots", "echo"] = Field("slots", description="`slots`: the model; `echo`: no model, for tests")
     model: str = Field("", description="a folder or hub name; empty: SmolLM2-135M-Instruct out of its package")
+    model_cache_dir: Path | None = Field(None, description="where that model is kept; empty: in the data folder")
     max_tokens: int = Field(2048, ge=16, description="context of the model in tokens, prompt and answer together")
     answer_tokens: int = Field(512, ge=1, description="an answer is at most so long, in tokens")
     slots: int = Field(16, ge=1, le=1024, description="answers that are written at the same time, per text worker")
@@ -130,6 +131,18 @@ class Settings(BaseSettings):
                 raise ValueError("write it as text=2,image=1,default=1,sender=1, each 0 to 64")
             pools[name.strip()] = int(count)
         return pools
+
+    @field_validator("skills_dir")
+    @classmethod
+    def _is_a_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"there is no folder {value}")
+        return value
+
+    @property
+    def model_cache(self) -> Path:
+        """Where the converted model of the package is kept."""
+        return self.model_cache_dir or self.data_dir / "models"
 
     @property
     def robot_code(self) -> str:
