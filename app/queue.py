@@ -3,8 +3,10 @@
 Waking is a courtesy. What must go on is already due in the record, so a wake-up may be lost, doubled or late.
 """
 
+import heapq
 import queue
 import threading
+import time
 import uuid
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -43,7 +45,13 @@ ROUTES = {
 class Wake(Protocol):
     """Tell a queue's workers that a conversation has something for them."""
 
-    def __call__(self, queue: str, conversation: str) -> None: ...
+    def __call__(self, queue: str, conversation: str, /) -> None: ...
+
+
+class WakeLater(Protocol):
+    """Tell them in so many seconds."""
+
+    def __call__(self, queue: str, conversation: str, after_s: float, /) -> None: ...
 
 
 def create_celery(name: str, broker_url: str) -> Celery:
@@ -68,38 +76,59 @@ class Waker:
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
-        self._pending: queue.Queue[tuple[str, str] | None] = queue.Queue(_MOST_WAITING)
+        self._pending: queue.Queue[tuple[float, str, str] | None] = queue.Queue(_MOST_WAITING)
+        self._later: list[tuple[float, str, str]] = []  # a heap by time; the publishing thread's own
         self._failures = 0
         self._broken = _broker_errors(celery)
         self._thread = threading.Thread(target=self._publish_all, name="waker", daemon=True)
         self._thread.start()
 
-    def wake(self, queue_name: str, conversation: str) -> None:
+    def wake(self, queue_name: str, conversation: str, /) -> None:
         """Wake a queue; returns at once, never raises for a broker that is down or slow."""
+        self.wake_later(queue_name, conversation, 0.0)
+
+    def wake_later(self, queue_name: str, conversation: str, after_s: float, /) -> None:
+        """Wake a queue in a while; the sweeper does it if this process is gone by then."""
         try:
-            self._pending.put_nowait((queue_name, conversation))
+            self._pending.put_nowait((time.monotonic() + after_s, queue_name, conversation))
         except queue.Full:
             self._failed("too many wake-ups wait for the broker")
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Publish what waits, for at most so long."""
+        """Publish what is due, for at most so long."""
         self._pending.put(None)
         self._thread.join(timeout_s)
 
     def _publish_all(self) -> None:
         connection: Connection | None = None
         producer: Any = None
-        while (pending := self._pending.get()) is not None:
+        while (due := self._next()) is not None:
             try:
                 if producer is None:
                     connection = self._celery.connection_for_write()
                     producer = connection.Producer(auto_declare=False)
-                self._publish(producer, *pending)
+                self._publish(producer, *due)
             except self._broken as exc:
                 self._failed(type(exc).__name__)
                 if connection is not None:
                     _close(connection)
                 connection = producer = None
+
+    def _next(self) -> tuple[str, str] | None:
+        """Wait for the next wake-up that is due; None at the end."""
+        while True:
+            now = time.monotonic()
+            if self._later and self._later[0][0] <= now:
+                return heapq.heappop(self._later)[1:]
+            try:
+                wanted = self._pending.get(timeout=self._later[0][0] - now if self._later else None)
+            except queue.Empty:
+                continue
+            if wanted is None:
+                return None
+            if wanted[0] <= now:
+                return wanted[1:]
+            heapq.heappush(self._later, wanted)
 
     def _publish(self, producer: Any, queue_name: str, conversation: str) -> None:
         route = ROUTES[queue_name]
@@ -121,8 +150,15 @@ class Waker:
         self._failures += 1
 
 
-def queue_lengths(celery: Celery) -> dict[str, int]:
-    """Wake-ups that wait in each queue. Raises what kombu raises when the broker is down."""
+def queue_lengths(celery: Celery) -> dict[str, int] | None:
+    """Wake-ups that wait in each queue; None when the broker does not answer."""
+    try:
+        return _lengths(celery)
+    except _broker_errors(celery):
+        return None
+
+
+def _lengths(celery: Celery) -> dict[str, int]:
     with celery.connection_for_write() as connection:
         channel = connection.default_channel
         return {name: _length(channel, name) for name in QUEUES}

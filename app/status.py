@@ -1,0 +1,53 @@
+"""What `switchyard status` says: what waits, how long, and what to do about it."""
+
+
+from app import keys
+from app.errors import StoreUnavailable
+from app.installation import limits_of, mailboxes
+from app.mailbox import Mailbox
+from app.queue import create_celery, queue_lengths
+from app.redis import Store
+from app.settings import Settings
+
+LATE_S = 30.0
+PATIENCE_S = 2.0
+
+
+def report(settings: Settings) -> list[str]:
+    """Lines about the mailboxes and the queues; a fault comes with its mend."""
+    lines: list[str] = []
+    for part in (_mailboxes, _queues):
+        lines += part(settings)
+    return lines
+
+
+def _mailboxes(settings: Settings) -> list[str]:
+    store = Store(settings.redis_url.get_secret_value(), deadline_s=PATIENCE_S, timeout_s=PATIENCE_S)
+    try:
+        boxes = mailboxes(store, limits_of(settings)).values()
+        return [line for box in boxes for line in _mailbox(box)] + [_dead_letters(store)]
+    except StoreUnavailable as exc:
+        return [f"FAULT the record does not answer ({exc}): look at data/logs/redis-1.log or SWITCHYARD_REDIS_URL"]
+    finally:
+        store.close()
+
+
+def _mailbox(box: Mailbox) -> list[str]:
+    late_s = box.oldest_due_s()
+    lines = [f"{box.box}: {box.waiting()} waiting or in work, oldest overdue {late_s:.0f} s"]
+    if late_s > LATE_S:
+        lines.append(f"FAULT nothing moves in the {box.box}: is a worker of its queue ready (switchyard ps)?")
+    return lines
+
+
+def _dead_letters(store: Store) -> str:
+    counts = store.repeat(lambda: [store.client.zcard(keys.dead(shard)) for shard in range(keys.SHARDS)])
+    return f"dead letters: {sum(map(int, counts))}"
+
+
+def _queues(settings: Settings) -> list[str]:
+    celery = create_celery("switchyard.status", settings.broker_url.get_secret_value())
+    lengths = queue_lengths(celery)
+    if lengths is None:
+        return ["FAULT the broker does not answer: look at data/logs/broker-1.log or SWITCHYARD_BROKER_URL"]
+    return [f"queue {name}: {length} wake-ups" for name, length in lengths.items()]

@@ -1,0 +1,77 @@
+"""Wakes what is due and did not move. One process at a time sweeps; any other takes over when it stops."""
+
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from app import keys
+from app.errors import StoreUnavailable
+from app.mailbox import SWEEP_AT_MOST, Mailbox
+from app.queue import ROUTES, Wake
+from app.redis import Store
+
+TAKE_OVER_AFTER_S = 1.0  # behind the interval: a sweeper that is silent for so long is replaced
+log = structlog.get_logger()
+
+
+class Sweeper:
+    """One per worker process. `filled()` names the Celery queues that are not empty; it may raise OSError."""
+
+    def __init__(
+        self,
+        store: Store,
+        boxes: Sequence[Mailbox],
+        *,
+        wake: Wake,
+        filled: Callable[[], list[str]],
+        interval_s: float,
+    ) -> None:
+        self._store = store
+        self._boxes = boxes
+        self._wake = wake
+        self._filled = filled
+        self._interval_s = interval_s
+        self._me = uuid.uuid4().hex
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._sweep_all, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def sweep(self) -> int:
+        """Wake what is due, at most 500 conversations, oldest first; how many were woken."""
+        due = sorted(
+            (since, box.box, shard, conversation)
+            for box in self._boxes
+            for shard in range(keys.SHARDS)
+            for since, conversation in box.overdue(shard, SWEEP_AT_MOST)
+        )[:SWEEP_AT_MOST]
+        if not due:
+            return 0
+        filled = self._filled()
+        woken = 0
+        for box in self._boxes:
+            queues = [name for name, route in ROUTES.items() if route.queue in filled]
+            for shard in range(keys.SHARDS):
+                names = [name for _, kind, number, name in due if (kind, number) == (box.box, shard)]
+                for queue, conversation in box.sweep(shard, names, filled=queues) if names else ():
+                    self._wake(queue, conversation)
+                    woken += 1
+        return woken
+
+    def _sweep_all(self) -> None:
+        while not self._closed.wait(self._interval_s):
+            try:
+                if self._mine():
+                    self.sweep()
+            except StoreUnavailable:
+                log.warning("sweep postponed: the record does not answer")
+
+    def _mine(self) -> bool:
+        keep_ms = round((self._interval_s + TAKE_OVER_AFTER_S) * 1000)
+        return bool(self._store.run("sweeper", [keys.SWEEPER], [self._me, keep_ms]))

@@ -1,0 +1,217 @@
+"""The story of one delivery: what waits in an outbox reaches the person once, by the best way that the platform takes.
+
+A card first, then the session's webhook, then a proactive message. Another way is tried only when the platform proved
+that it refused the one before; with an unknown outcome the same call is made again with the same key.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+import structlog
+
+from app.channels.outlet import Outlet
+from app.errors import LeaseLost, OutcomeUnknown, PlatformBusy, PlatformRefused
+from app.mailbox import DraftLease, Lease, Mailbox
+from app.message import Address, Reply
+from app.queue import Wake, WakeLater
+from app.wording import Wording
+from workers.leases import Holding, Leases
+
+ATTEMPTS = 3
+MOST_IN_A_ROW = 20
+SEND_LIMIT_S = 120.0
+FIRST_BACK_OFF_S = 1.0
+TOO_LONG = "param.stream.content"
+UNSAFE = "param.contentUnsafe"
+log = structlog.get_logger()
+
+Way = Literal["card", "webhook", "proactive"]
+_MESSAGES: tuple[Way, ...] = ("webhook", "proactive")
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a reply is; kept with it, so that after a crash another sender goes on from there."""
+
+    way: Way = "card"
+    part: int = 0  # of a text that is sent in parts: the next one
+    calling: bool = False  # the call for that part had begun, and it has no idempotency key
+
+
+@dataclass(kw_only=True)
+class SendDesk:
+    """Everything that a delivery works with. One for a process."""
+
+    outbox: Mailbox
+    leases: Leases
+    outlet: Outlet
+    wake: Wake
+    wake_later: WakeLater
+    wording: Wording
+    cards: Callable[[], bool]  # whether cards are used at the moment
+    reply_expires_s: float = 86_400.0
+    unsure: Literal["resend", "skip"] = "resend"
+    draining: threading.Event = field(default_factory=threading.Event)
+
+
+def deliver(conversation: str, *, desk: SendDesk) -> None:
+    """Send what waits for a conversation, in order, one call at a time.
+
+    Raises:
+        StoreUnavailable: the record did not answer; the lease expires and another sender goes on.
+    """
+    for _ in range(MOST_IN_A_ROW):
+        if desk.draining.is_set():
+            return
+        held = desk.outbox.lease(conversation, "send")
+        if not isinstance(held, Lease | DraftLease):
+            return
+        with desk.leases.holding(held, limit_s=SEND_LIMIT_S) as holding:
+            try:
+                more = show(held, desk) if isinstance(held, DraftLease) else settle(held, holding, desk)
+            except LeaseLost:
+                log.info("lease of an outbox lost", id=held.id)
+                return
+        if not more:
+            return
+    desk.wake("send", conversation)
+
+
+def show(draft: DraftLease, desk: SendDesk) -> str:
+    """Show the newest text of a running answer; the queue that has more to do. A draft may be skipped."""
+    if not desk.cards() or not desk.outlet.can_card(draft.address):
+        return desk.outbox.release(draft)
+    try:
+        if desk.outbox.card_open(draft.conversation, draft.id):
+            key = f"{draft.id}:{draft.turn}:{draft.version}"
+            desk.outlet.update_card(card_of(draft.id), draft.text, key=key_of(key))
+        else:
+            desk.outlet.open_card(card_of(draft.id), draft.address, draft.text)
+    except (PlatformBusy, OutcomeUnknown, PlatformRefused) as exc:
+        log.info("draft skipped", id=draft.id, error=type(exc).__name__)
+        return desk.outbox.release(draft)
+    return desk.outbox.release(draft, shown=draft.version)
+
+
+def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
+    """Send one reply and take it out of the outbox, or give it back; the queue that has more to do."""
+    if held.vanished >= ATTEMPTS or held.raised >= ATTEMPTS or held.age_s > desk.reply_expires_s:
+        return bury(held, desk)
+    try:
+        send(held, desk)
+    except PlatformBusy as exc:
+        log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
+        return later(held, desk, exc.retry_after_s)
+    except OutcomeUnknown:
+        log.warning("platform's answer unknown; the same call will be repeated", id=held.id)
+        return later(held, desk, FIRST_BACK_OFF_S)
+    except PlatformRefused as exc:
+        log.error("platform refused a reply in every way", id=held.id, code=exc.code)
+        return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
+    return desk.outbox.commit(held).next_queue
+
+
+def later(held: Lease, desk: SendDesk, after_s: float, *, counts: Literal["", "raised"] = "") -> str:
+    """Give a reply back until the platform takes it; no thread sleeps for that."""
+    queue = desk.outbox.release(held, after_s=after_s, counts=counts)
+    desk.wake_later("send", held.conversation, after_s)
+    return queue
+
+
+def send(held: Lease, desk: SendDesk) -> None:
+    """Bring one reply to the person.
+
+    Raises:
+        PlatformBusy, OutcomeUnknown: try again later, from where the lease's note says.
+        PlatformRefused: every way was refused.
+    """
+    reply, progress = held.reply(), read_progress(held.note)
+    texts = desk.outlet.split(reply.text)
+    if progress.way == "card":
+        progress = by_card(held, reply, texts, desk)
+    while progress.part < len(texts):
+        progress = by_message(held, reply.address, texts, progress, desk)
+
+
+def by_card(held: Lease, reply: Reply, texts: list[str], desk: SendDesk) -> Progress:
+    """Show the reply in its card; what is left to do: nothing, the rest of a long text, or all of it."""
+    everything = Progress("card", len(texts))
+    is_open = desk.outbox.card_open(held.conversation, held.id)
+    if not is_open and not (desk.cards() and desk.outlet.can_card(reply.address)):
+        return Progress("webhook")
+    card = card_of(held.id)
+    try:
+        if not is_open:
+            desk.outlet.open_card(card, reply.address, texts[0])
+            desk.outbox.mark(held, held.note, card_opened=True)
+        desk.outlet.finish_card(card, reply.text, key=key_of(f"{held.id}:final"))
+    except PlatformRefused as exc:
+        log.warning("card refused", id=held.id, code=exc.code)
+        if exc.code.startswith(UNSAFE) and finished_with(held, desk.wording.say("refused_by_audit"), desk):
+            return everything
+        shown = exc.code.startswith(TOO_LONG) and len(texts) > 1 and finished_with(held, texts[0], desk)
+        return noted(held, Progress("webhook", part=1 if shown else 0), desk)
+    return everything
+
+
+def finished_with(held: Lease, text: str, desk: SendDesk) -> bool:
+    """Finish the card with a text that the platform may like better; whether it did."""
+    try:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        desk.outlet.finish_card(card_of(held.id), text, key=key_of(f"{held.id}:final:{digest}"))
+    except PlatformRefused as exc:
+        log.warning("card refused again", id=held.id, code=exc.code)
+        return False
+    return True
+
+
+def by_message(held: Lease, address: Address, texts: list[str], progress: Progress, desk: SendDesk) -> Progress:
+    """Send one part as a message; what is left to do. These calls have no idempotency key."""
+    if progress.calling and desk.unsure == "skip":
+        return noted(held, Progress(progress.way, progress.part + 1), desk)
+    noted(held, Progress(progress.way, progress.part, calling=True), desk)
+    call = desk.outlet.by_webhook if progress.way == "webhook" else desk.outlet.proactively
+    try:
+        call(address, texts[progress.part])
+    except PlatformRefused as exc:
+        if progress.way == _MESSAGES[-1]:
+            noted(held, Progress("webhook", progress.part), desk)
+            raise
+        log.info("webhook refused", id=held.id, code=exc.code)
+        return noted(held, Progress("proactive", progress.part), desk)
+    except PlatformBusy:
+        noted(held, progress, desk)  # proved: nothing was done
+        raise
+    following = Progress(progress.way, progress.part + 1)
+    return noted(held, following, desk) if following.part < len(texts) else following
+
+
+def bury(held: Lease, desk: SendDesk) -> str:
+    """A reply that cannot be sent becomes a dead letter."""
+    log.error("reply given up", id=held.id, raised=held.raised, vanished=held.vanished)
+    record = json.dumps({"v": 1, "id": held.id, "reason": "the reply could not be sent", "reply": held.body})
+    return desk.outbox.commit(held, dead_letter=record.encode()).next_queue
+
+
+def noted(held: Lease, progress: Progress, desk: SendDesk) -> Progress:
+    """Write the progress down before anything else happens. Raises LeaseLost."""
+    desk.outbox.mark(held, msgspec.json.encode(progress).decode())
+    return progress
+
+
+def read_progress(note: str) -> Progress:
+    return msgspec.json.decode(note, type=Progress) if note else Progress()
+
+
+def card_of(message_id: str) -> str:
+    """The card that answers a message: the same for every attempt of every process."""
+    return f"switchyard-{hashlib.sha256(message_id.encode()).hexdigest()[:32]}"
+
+
+def key_of(what: str) -> str:
+    """The idempotency key of a call: the same call has the same key, whoever makes it."""
+    return hashlib.sha256(what.encode()).hexdigest()[:32]

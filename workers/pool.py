@@ -1,0 +1,123 @@
+"""One pool's process around its tasks: the desk it works at, the sweeper, and a clean end.
+
+Celery calls in by signals. A process ends in one of three ways: it is told to (SIGTERM: running turns get their time
+and are handed back), its supervisor is gone (at once), or it is worn out (a hung turn, a dead engine: status 75).
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import signals
+
+from app.installation import check_record, limits_of, mailboxes
+from app.log import setup_logging
+from app.process import REPLACE_ME, end_with_parent, ready
+from app.queue import Waker, create_celery, queue_lengths
+from app.redis import Store
+from app.settings import Pool, Settings
+from app.sweeper import Sweeper
+from app.wording import Wording
+from workers.leases import Leases
+
+HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
+ORPHAN_HAND_BACK_S = 1.0
+POLL_S = 0.05
+log = structlog.get_logger()
+
+
+class PoolProcess:
+    """What every worker process has, whatever its pool does."""
+
+    def __init__(self, pool: Pool, settings: Settings, open_desk: Callable[["PoolProcess"], None]) -> None:
+        """`open_desk` is called once before the first task, when store, leases and waker are there."""
+        self.settings = settings
+        self.draining = threading.Event()
+        self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
+        self._pool = pool
+        self._open_desk = open_desk
+        self._connect_signals()
+
+    def open(self) -> None:
+        """Connect to the record, start renewing and sweeping, and open the desk."""
+        settings = self.settings
+        url, limits = settings.redis_url.get_secret_value(), limits_of(settings)
+        self.wording = Wording(settings.locale)
+        self.store = Store(url)
+        check_record(self.store)
+        self.boxes = mailboxes(self.store, limits)
+        own_connection = Store(url, deadline_s=limits.lease_s / 2, timeout_s=max(0.5, limits.lease_s / 2))
+        self.leases = Leases(
+            mailboxes(own_connection, limits), lease_s=limits.lease_s, on_hung=lambda: self.replace("a turn hangs")
+        )
+        self.waker = Waker(self.celery)
+        self._open_desk(self)
+        Sweeper(
+            Store(url),
+            list(self.boxes.values()),
+            wake=self.waker.wake,
+            filled=self._filled,
+            interval_s=settings.sweep_interval_s,
+        ).start()
+
+    def replace(self, reason: str) -> None:
+        """This process is worn out: take no new work, finish what runs, leave with status 75."""
+        if not self.draining.is_set():
+            log.error("process will be replaced", reason=reason)
+            self.draining.set()
+            threading.Thread(target=self._leave, args=(self.settings.drain_s - HAND_BACK_S, REPLACE_ME)).start()
+
+    def _connect_signals(self) -> None:
+        signals.setup_logging.connect(self._on_setup_logging, weak=False)
+        signals.worker_init.connect(self._on_init, weak=False)
+        signals.worker_ready.connect(self._on_ready, weak=False)
+        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+
+    def _on_setup_logging(self, **_: Any) -> None:
+        setup_logging(self._pool, level=self.settings.log_level, style=self.settings.log_format)
+
+    def _on_init(self, **_: Any) -> None:
+        end_with_parent(self._on_orphaned)
+        try:
+            self.open()
+        except Exception:  # Celery would log it and start all the same
+            log.exception("this worker cannot start")
+            os._exit(1)
+
+    def _on_ready(self, **_: Any) -> None:
+        ready()
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        self.draining.set()
+        grace_s = self.settings.drain_s - HAND_BACK_S
+        threading.Thread(target=self._hand_back, args=(grace_s,), daemon=True).start()
+
+    def _on_orphaned(self) -> None:
+        self.draining.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        self._leave(ORPHAN_HAND_BACK_S, 1)
+
+    def _hand_back(self, grace_s: float) -> None:
+        """Let running work finish for so long, then give the rest back."""
+        self._until_idle(grace_s)
+        self.leases.end_all("drained")
+        self._until_idle(HAND_BACK_S / 2)
+        self.waker.close()
+
+    def _leave(self, grace_s: float, status: int) -> None:
+        self._hand_back(grace_s)
+        os._exit(status)  # a thread that hangs would keep a clean exit waiting for ever
+
+    def _until_idle(self, limit_s: float) -> None:
+        end = time.monotonic() + limit_s
+        while self.leases.count() and time.monotonic() < end:
+            time.sleep(POLL_S)
+
+    def _filled(self) -> list[str]:
+        """Queues with waiting wake-ups; none when the broker does not say, so that it is woken rather too often."""
+        lengths = queue_lengths(self.celery) or {}
+        return [name for name, length in lengths.items() if length]

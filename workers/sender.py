@@ -1,0 +1,37 @@
+"""The pool `sender`: the only one that writes to platforms. `celery -A workers.sender worker -Q send -P threads`."""
+
+from app.installation import replies_in_cards
+from app.settings import load_settings
+from workers.delivery import SendDesk
+from workers.delivery import deliver as deliver_for
+from workers.outlet import build_outlet
+from workers.pool import PoolProcess
+
+desk: SendDesk
+
+
+def open_desk(process: PoolProcess) -> None:
+    global desk
+    settings = process.settings
+    in_cards = replies_in_cards(settings)
+    desk = SendDesk(
+        outbox=process.boxes["outbox"],
+        leases=process.leases,
+        outlet=build_outlet(settings),
+        wake=process.waker.wake,
+        wake_later=process.waker.wake_later,
+        wording=process.wording,
+        cards=lambda: in_cards,
+        reply_expires_s=settings.reply_expires_s,
+        unsure=settings.unsure,
+        draining=process.draining,
+    )
+
+
+process = PoolProcess("sender", load_settings(), open_desk)
+celery = process.celery
+
+
+@celery.task(name="send.deliver")
+def deliver(conversation: str) -> None:
+    deliver_for(conversation, desk=desk)

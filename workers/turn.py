@@ -1,0 +1,308 @@
+"""The story of one answer: lease, recall, choose, run, commit, wake. It knows no Celery. Read this first."""
+
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+import structlog
+
+from app.context import extended, recall
+from app.errors import (
+    BadPicture,
+    Drained,
+    EngineStopped,
+    LeaseLost,
+    MalformedFrame,
+    PlatformBusy,
+    PlatformRefused,
+    SkillBroken,
+    Transient,
+)
+from app.mailbox import Elsewhere, Lease, Mailbox, Remember
+from app.message import Attachment, Message, Reply, ReplyKind, Said
+from app.queue import Wake, WakeLater
+from app.redis import Store
+from app.wording import Wording
+from skills.sdk import Answer, Forward
+from workers.engine.interface import Engine, Request
+from workers.leases import Holding, Leases
+from workers.skills import Skill, Skills
+from workers.typing import Typing
+
+ATTEMPTS = 3  # raised, or vanished: then it is a dead letter
+SUSPECT_PAUSE_S = 0.5
+FIRST_BACK_OFF_S = 1.0
+COMMIT_MARGIN_S = 5.0  # an answer that is still being written is cut so long before the turn's limit
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What an installation sets about turns. Times in seconds."""
+
+    turn_limit_s: float = 120.0
+    silence_limit_s: float = 60.0
+    answer_tokens: int = 512
+    system_prompt: str = ""
+    context_s: float = 1800.0
+
+
+@dataclass(kw_only=True)
+class Desk:
+    """Everything that a turn works with. One for a process."""
+
+    inbox: Mailbox
+    store: Store
+    leases: Leases
+    skills: Skills
+    wake: Wake
+    wake_later: WakeLater
+    wording: Wording
+    typing: Typing
+    rules: Rules = field(default_factory=Rules)
+    engine: Engine | None = None
+    download: Callable[[Attachment], bytes] | None = None
+    draining: threading.Event = field(default_factory=threading.Event)
+    suspects: threading.Lock = field(default_factory=threading.Lock)
+
+
+def run_turn(conversation: str, queue: str, *, desk: Desk) -> None:
+    """Answer the head of a conversation, if there is one for this queue and nobody else has it.
+
+    Raises:
+        StoreUnavailable: the record did not answer; the lease expires and another worker goes on.
+    """
+    if desk.draining.is_set():
+        return
+    held = desk.inbox.lease(conversation, queue)
+    if isinstance(held, Elsewhere):
+        desk.wake(held.queue, conversation)
+    if not isinstance(held, Lease):
+        return  # a wake-up is a hint, the mailbox is the record
+    rules = desk.rules
+    with desk.leases.holding(held, limit_s=rules.turn_limit_s, silence_limit_s=rules.silence_limit_s) as holding:
+        try:
+            wakes = settle(held, holding, queue, desk)
+        except LeaseLost:
+            log.info("lease lost; the work is thrown away", id=held.id)
+            return
+    for name in filter(None, wakes):
+        desk.wake(name, conversation)
+
+
+def settle(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[str]:
+    """Bring a lease to its end, whatever it takes; the queues to wake."""
+    if held.stale:
+        text = desk.wording.say("apology_stale", count=len(held.stale))
+        return close(held, desk, text, kind="apology", closes=held.stale)
+    if held.raised >= ATTEMPTS or held.vanished >= ATTEMPTS:
+        return bury(held, desk, "its worker vanished each time" if held.vanished >= ATTEMPTS else "it raised each time")
+    if not held.suspect:
+        return attempt(held, holding, queue, desk)
+    if not desk.suspects.acquire(blocking=False):  # one suspect at a time: what kills workers soon kills alone
+        return postpone(held, desk, queue, SUSPECT_PAUSE_S)
+    try:
+        return attempt(held, holding, queue, desk)
+    finally:
+        desk.suspects.release()
+
+
+def attempt(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[str]:
+    """Answer, or say how the attempt ended."""
+    try:
+        return answer(held, holding, queue, desk)
+    except Drained:
+        return [desk.inbox.release(held)]
+    except EngineStopped:  # perhaps because of this very message
+        log.warning("the engine stopped under a turn", id=held.id)
+        return postpone(held, desk, queue, FIRST_BACK_OFF_S, counts="vanished")
+    except Transient as exc:
+        pause = exc.retry_after_s if isinstance(exc, PlatformBusy) else FIRST_BACK_OFF_S
+        log.info("turn postponed", id=held.id, reason=type(exc).__name__)
+        return postpone(held, desk, queue, pause)
+    except (SkillBroken, MalformedFrame) as exc:
+        log.warning("turn failed", id=held.id, raised=held.raised + 1, error=cause_of(exc))
+        if held.raised + 1 >= ATTEMPTS or isinstance(exc, MalformedFrame):
+            return bury(held, desk, "it raised each time", exc)
+        return postpone(held, desk, queue, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
+
+
+def postpone(
+    held: Lease, desk: Desk, queue: str, after_s: float, *, counts: Literal["", "raised", "vanished"] = ""
+) -> Sequence[str]:
+    """Give the head back for a while."""
+    woken = desk.inbox.release(held, after_s=after_s, counts=counts)
+    desk.wake_later(queue, held.conversation, after_s)
+    return [woken]
+
+
+def answer(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[str]:
+    """Run the skill and commit what it says."""
+    message = held.message()
+    skill = desk.skills.choose(message)
+    if skill is None:
+        return close(held, desk, desk.wording.say("unsupported", kind=desk.wording.say("kind_other")))
+    if skill.queue != queue:
+        return hand_on(held, desk, message, skill.queue)
+    if skill.time_limit_s is not None:
+        holding.allow(skill.time_limit_s)
+    turn = TurnContext(message=message, lease=held, holding=holding, desk=desk)
+    try:
+        result = desk.skills.run(skill, message, turn)
+    except (BadPicture, PlatformRefused) as exc:
+        log.info("attachment cannot be read", id=held.id, error=type(exc).__name__)
+        result = Answer(text=desk.wording.say("bad_picture"), remember=False)
+    if isinstance(result, Forward):
+        return hand_on(held, desk, msgspec.structs.replace(message, kind="text", text=result.text), result.queue)
+    return finish(held, holding, desk, message, skill, result, turn.history)
+
+
+def finish(
+    held: Lease,
+    holding: Holding,
+    desk: Desk,
+    message: Message,
+    skill: Skill,
+    result: Answer,
+    history: tuple[Said, ...],
+) -> Sequence[str]:
+    """Commit an answer with what becomes of the context."""
+    remember = Remember()
+    if result.forget:
+        remember = Remember(what="forget")
+    elif skill.remembers if result.remember is None else result.remember:
+        question = message.text or f"[{message.kind}]"
+        remember = Remember(what="save", context=extended(history, question, result.text))
+    stopped, nothing = holding.ending == "stopped", result.text == desk.wording.say("stopped")
+    marked = f"{result.text}\n\n{desk.wording.say('stopped_mark')}" if stopped and not nothing else result.text
+    return close(held, desk, marked, remember=remember, stopped=stopped)
+
+
+def close(
+    held: Lease,
+    desk: Desk,
+    text: str,
+    *,
+    kind: ReplyKind = "answer",
+    remember: Remember | None = None,
+    stopped: bool = False,
+    closes: Sequence[str] = (),
+    dead_letter: bytes = b"",
+) -> Sequence[str]:
+    """Commit one reply; the queues to wake."""
+    message = held.message()
+    reply = Reply(
+        id=held.id,
+        conversation=held.conversation,
+        address=message.address,
+        text=text,
+        kind=kind,
+        answers=tuple(closes),
+        stopped=stopped,
+    )
+    done = desk.inbox.commit(held, reply=reply, remember=remember, closes=closes, dead_letter=dead_letter)
+    return done.send, done.next_queue
+
+
+def bury(held: Lease, desk: Desk, reason: str, exc: BaseException | None = None) -> Sequence[str]:
+    """Make it a dead letter, with one apology in the same step."""
+    log.error("dead letter", id=held.id, reason=reason)
+    record = dead_letter(held, reason, exc)
+    try:
+        return close(held, desk, desk.wording.say("apology_failed"), kind="apology", dead_letter=record)
+    except MalformedFrame:  # nobody can be told: the record itself cannot be read
+        done = desk.inbox.commit(held, dead_letter=record)
+        return [done.next_queue]
+
+
+def hand_on(held: Lease, desk: Desk, message: Message, queue: str) -> Sequence[str]:
+    """Forward to another queue: same message, same place, still one reply."""
+    woken = desk.inbox.forward(held, message, queue)
+    return [woken] if woken else bury(held, desk, "it was forwarded too often")
+
+
+def dead_letter(held: Lease, reason: str, exc: BaseException | None) -> bytes:
+    """The record of a message that was given up."""
+    where = "".join(traceback.format_tb(exc.__traceback__)) if exc else ""
+    return msgspec.json.encode(
+        {"v": 1, "id": held.id, "reason": reason, "error": cause_of(exc), "where": where, "message": held.body}
+    )
+
+
+def cause_of(exc: BaseException | None) -> str:
+    """The type of what went wrong at the root; its text may quote the person."""
+    while exc is not None and exc.__cause__ is not None:
+        exc = exc.__cause__
+    return type(exc).__name__ if exc else ""
+
+
+class TurnContext:
+    """What a skill may use while it runs: skills.sdk.Context for one turn."""
+
+    def __init__(self, *, message: Message, lease: Lease, holding: Holding, desk: Desk) -> None:
+        self._message = message
+        self._lease = lease
+        self._holding = holding
+        self._desk = desk
+        self.locale = desk.wording.locale
+        self.history = recall(desk.store, message.conversation)
+
+    def ask(self, messages: Sequence[Said] | None = None, *, temperature: float | None = None) -> str:
+        """skills.sdk.Context.ask: the prompt goes to the engine, its text to the person as it comes."""
+        engine, desk = self._desk.engine, self._desk
+        if engine is None:
+            raise SkillBroken("a skill that asks the engine must declare queue = 'text'")
+        prompt = tuple((said.role, said.text) for said in messages or self._prompt())
+        request = Request(
+            messages=engine.fit(prompt, desk.rules.answer_tokens),
+            max_new_tokens=desk.rules.answer_tokens,
+            temperature=temperature or 0.0,
+            deadline_s=max(1.0, self._holding.left_s() - COMMIT_MARGIN_S),
+        )
+        text = self._follow(engine, request)
+        return desk.wording.say("stopped") if not text and self._holding.ending == "stopped" else text
+
+    def read(self, attachment: Attachment) -> bytes:
+        """skills.sdk.Context.read."""
+        if self._desk.download is None:
+            raise SkillBroken("this pool downloads nothing")
+        data = self._desk.download(attachment)
+        self._holding.touch()
+        return data
+
+    def wording(self, key: str, **fields: object) -> str:
+        return self._desk.wording.say(key, **fields)
+
+    def commands(self) -> Mapping[str, str]:
+        return self._desk.skills.commands(self.locale)
+
+    def waiting(self) -> tuple[int, float]:
+        """skills.sdk.Context.waiting; the message that asks is not counted."""
+        return max(0, self._desk.inbox.waiting() - 1), self._desk.inbox.oldest_due_s()
+
+    def _prompt(self) -> list[Said]:
+        system = self._desk.rules.system_prompt or self._desk.wording.say("default_system_prompt")
+        return [Said("system", system), *self.history, Said("user", self._message.text)]
+
+    def _follow(self, engine: Engine, request: Request) -> str:
+        """The whole text of a request, shown as it comes. Raises Drained or LeaseLost if the turn was ended."""
+        pieces: list[str] = []
+        with self._desk.typing.typist(self._lease, self._message.address) as typist:
+            if typist.due():
+                typist.show(self._desk.wording.say("thinking"))
+            handle = engine.submit(request)
+            self._holding.on_end(handle.cancel)
+            for piece in handle:
+                self._holding.touch()
+                pieces.append(piece)
+                if typist.due():
+                    typist.show("".join(pieces))
+        match self._holding.ending:
+            case "drained":
+                raise Drained("the process is leaving")
+            case "lost" | "hung":
+                raise LeaseLost(self._lease.conversation)
+        return "".join(pieces).strip()
