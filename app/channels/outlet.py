@@ -1,0 +1,46 @@
+"""What the sender asks of a platform. One implementation a platform; the order of tries is the sender's own."""
+
+from typing import Protocol
+
+from app.message import Address
+
+
+class Outlet(Protocol):
+    """A platform's way out. Blocking calls, safe from many threads, each bounded in time.
+
+    Every method raises:
+        PlatformBusy: refused for now, nothing was done; try again after `retry_after_s`.
+        OutcomeUnknown: timed out or 5xx; may have been done. Repeat the same call with the same key.
+        PlatformRefused: proved refusal; another way of sending may be tried.
+    """
+
+    def can_card(self, address: Address) -> bool:
+        """Whether a card can reach this address at all (a template is set, the person or the group is known)."""
+        ...
+
+    def open_card(self, card: str, address: Address, text: str) -> None:
+        """Show a card with a first text. Idempotent by `card`: a second call for the same id shows nothing new."""
+        ...
+
+    def update_card(self, card: str, text: str, *, key: str) -> None:
+        """Replace the text of an open card. Idempotent by `key`."""
+        ...
+
+    def finish_card(self, card: str, text: str, *, key: str) -> None:
+        """Replace the text for the last time and end the typing. Idempotent by `key`; done twice is done."""
+        ...
+
+    def by_webhook(self, address: Address, text: str) -> None:
+        """Send one message through the session's webhook. Not idempotent.
+
+        PlatformRefused also if there is no webhook or it has expired.
+        """
+        ...
+
+    def proactively(self, address: Address, text: str) -> None:
+        """Send one message by the robot's own API. Not idempotent."""
+        ...
+
+    def split(self, text: str) -> list[str]:
+        """Cut a text at the platform's limit for one message, on natural borders."""
+        ...

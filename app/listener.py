@@ -1,0 +1,243 @@
+"""The one loop: frame -> parse -> accept -> ack. A frame is acknowledged only after `accept` returned.
+
+Source: design, section 2, promises 1 and 4; im-protocols, section 2.8.
+"""
+
+import asyncio
+import random
+import time
+from bisect import insort
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+import structlog
+
+from app.channels.dingtalk.connection import Delivery
+from app.channels.dingtalk.messages import body, parse
+from app.channels.dingtalk.opening import Credentials
+from app.channels.dingtalk.stream import BackOff, Delays, Stream
+from app.errors import MalformedFrame, StoreUnavailable
+from app.message import Message
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+Accept = Callable[[Message], Awaitable[object]]
+MAX_IN_ACCEPT = 256
+FINISH_S = 5.0  # at the stop: what has been read is stored and acknowledged within this time, or left unacknowledged
+STORE_DELAYS = Delays(first_s=0.05, most_s=2.0)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the frames of this process."""
+
+    accepted: int = 0
+    malformed: int = 0
+    old: int = 0
+    own: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    delivery: Delivery
+    message: Message
+
+
+def _sent_at(work: _Work) -> float:
+    return work.message.sent_at
+
+
+class Listener:
+    """Stores what the connections bring, in the order of sending, and acknowledges what is stored.
+
+    Give `receive` to every connection and `run` it as a task. One conversation's frames are accepted one after
+    another whatever socket brought them; at most `max_in_accept` frames of all conversations are held here, the others
+    wait unparsed and unacknowledged, bounded by their connections.
+    """
+
+    def __init__(
+        self,
+        accept: Accept,
+        *,
+        dedupe_s: float,
+        robot: str = "",
+        max_in_accept: int = MAX_IN_ACCEPT,
+        delays: Delays = STORE_DELAYS,
+        wall: Callable[[], float] = time.time,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.counts = Counts()
+        self._accept = accept
+        self._dedupe_s = dedupe_s
+        self._robot = robot
+        self._delays = delays
+        self._wall = wall
+        self._uniform = uniform
+        self._arrivals: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._room = asyncio.Semaphore(max_in_accept)
+        self._lanes: dict[str, list[_Work]] = {}  # one a conversation, by time of sending, then arrival
+        self._tasks: set[asyncio.Task[None]] = set()  # one a lane
+        self._store_down = False
+        self._stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """Frames that were read and are neither stored nor dropped yet."""
+        return self._arrivals.qsize() + sum(map(len, self._lanes.values()))
+
+    def receive(self, delivery: Delivery) -> None:
+        """Take a robot frame from a connection. Never waits."""
+        if self._stopping:
+            delivery.release()  # unacknowledged: another listener's, or a redelivery
+        else:
+            self._arrivals.put_nowait(delivery)
+
+    async def run(self) -> None:
+        """Accept what arrives, until cancelled."""
+        while True:
+            delivery = await self._arrivals.get()
+            await self._room.acquire()
+            message = self._read(delivery)
+            if message is None:  # acknowledged all the same: a redelivery would bring the same bytes
+                await delivery.ack()
+                self._leave()
+            else:
+                self._line_up(_Work(delivery, message))
+
+    async def finish(self, within_s: float = FINISH_S) -> None:
+        """Take nothing new, and store and acknowledge what has been read, within a bound."""
+        self._stopping = True
+        try:
+            async with asyncio.timeout(within_s):
+                await self._arrivals.join()
+        except TimeoutError:
+            log.warning("stopped before everything was stored", waiting=self.waiting)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _read(self, delivery: Delivery) -> Message | None:
+        """The message of a frame; None, counted, if nobody can or need answer it."""
+        try:
+            message = parse(body(delivery.frame), arrived_at=delivery.arrived_at, robot=self._robot)
+        except MalformedFrame as exc:
+            self.counts.malformed += 1
+            log.warning("frame dropped", reason=str(exc))
+            return None
+        except Exception:  # a bug in the parser must not end the process: the frame would come again and again
+            self.counts.failed += 1
+            log.exception("frame dropped by a bug")
+            return None
+        if message is None:
+            self.counts.own += 1
+        elif message.sent_at < self._wall() - self._dedupe_s:  # its id may be forgotten: it may have been answered
+            self.counts.old += 1
+            log.info("old frame dropped", message_id=message.id)
+            return None
+        return message
+
+    def _line_up(self, work: _Work) -> None:
+        conversation = work.message.conversation
+        if (lane := self._lanes.get(conversation)) is not None:
+            # Two sockets are read in bursts, so arrival may differ from sending; the head is being accepted already.
+            insort(lane, work, lo=1, key=_sent_at)
+            return
+        self._lanes[conversation] = [work]
+        task = asyncio.create_task(self._serve(conversation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, conversation: str) -> None:
+        """Accept one conversation's frames, one after another, until none is left."""
+        lane = self._lanes[conversation]
+        try:
+            while lane:
+                await self._store(lane[0])
+                del lane[0]
+                self._leave()
+        finally:
+            del self._lanes[conversation]
+
+    async def _store(self, work: _Work) -> None:
+        try:
+            await self._until_stored(work.message)
+        except MalformedFrame as exc:
+            self.counts.malformed += 1
+            log.warning("frame dropped", reason=str(exc))
+        except Exception:  # a bug behind accept costs this frame, which stays unacknowledged, and no other
+            self.counts.failed += 1
+            log.exception("frame not stored", message_id=work.message.id)
+            work.delivery.release()
+            return
+        await work.delivery.ack()
+
+    async def _until_stored(self, message: Message) -> None:
+        """Repeat accept until it answers. DingTalk may not redeliver, so an unstored frame is kept here."""
+        back_off: BackOff | None = None
+        while True:
+            try:
+                await self._accept(message)
+            except StoreUnavailable as exc:
+                self._note_store(down=True, reason=str(exc))
+                back_off = back_off or BackOff(self._delays, self._uniform)
+                await asyncio.sleep(back_off.next())
+            else:
+                self._note_store(down=False)
+                self.counts.accepted += 1
+                return
+
+    def _note_store(self, *, down: bool, reason: str = "") -> None:
+        """Log an outage once, not once a frame and try."""
+        if down and not self._store_down:
+            log.warning("the store does not answer: frames are kept and tried again", reason=reason)
+        elif self._store_down and not down:
+            log.info("the store answers again")
+        self._store_down = down
+
+    def _leave(self) -> None:
+        self._room.release()
+        self._arrivals.task_done()
+
+
+async def run(settings: Settings, accept: Accept, ready: Callable[[], None], stop: asyncio.Event) -> None:
+    """Hold the platform's connections until `stop`; `ready` is called when the first of them is up.
+
+    Raises what breaks the loop or a connection for good: a bug, and the process had better start anew.
+    """
+    listener = Listener(accept, dedupe_s=settings.dedupe_s, robot=settings.robot_code)
+    credentials = Credentials(
+        openapi=settings.dingtalk_openapi_endpoint,
+        client_id=settings.dingtalk_client_id,
+        client_secret=settings.dingtalk_client_secret.get_secret_value(),
+    )
+    up = asyncio.Event()
+
+    def connected() -> None:
+        if not up.is_set():
+            up.set()
+            ready()
+
+    async with httpx.AsyncClient() as client:
+        streams = [
+            Stream(client, credentials, listener.receive, connected=connected) for _ in range(settings.connections)
+        ]
+        await keep(listener, streams, stop)
+
+
+async def keep(listener: Listener, streams: list[Stream], stop: asyncio.Event) -> None:
+    """Run a listener and its streams until `stop`; then finish what was read and close every socket with 1000."""
+    loops = [asyncio.create_task(loop) for loop in (listener.run(), *(stream.run() for stream in streams))]
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait({stopped, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopped}:
+            task.result()  # loops end by their errors alone
+        await listener.finish()
+    finally:
+        for task in (stopped, *loops):
+            task.cancel()
+        await asyncio.gather(stopped, *loops, return_exceptions=True)
+        await asyncio.gather(*(stream.close() for stream in streams))
