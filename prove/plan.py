@@ -1,28 +1,39 @@
-"""What a run does: who talks, who is killed, and the settings of the installation under test."""
+"""What a run does: who talks, what breaks meanwhile, and the settings of the installation under test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEASE_S = 2.0
-KILLS = ("text", "sender", "listener", "redis", "default", "broker", "image", "web")
+ROLES = ("text", "sender", "listener", "redis", "default", "broker", "image", "web")
+MODES = ("stream", "card", "markdown")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How many people say how much, and who is killed meanwhile."""
+    """One run. `mode` is the installation's reply mode."""
 
+    mode: str = "stream"
     people: int = 20
     messages_each: int = 12
-    kills: Sequence[str] = KILLS
+    kills: Sequence[str] = ROLES
+    freezes: Sequence[str] = ("text", "text")
     seed: int = 1
-    mode: str = "stream"
+
+    def faults(self) -> list[tuple[str, str]]:
+        """What is done to whom: ("kill" or "freeze", role).
+
+        A message has no idempotency key, so a sender that dies in mid-call may send it again: in `markdown` the
+        senders are left alone.
+        """
+        kills = [role for role in self.kills if not (self.mode == "markdown" and role == "sender")]
+        return [("kill", role) for role in kills] + [("freeze", role) for role in self.freezes]
 
     def environment(self) -> dict[str, str]:
-        """The settings of the installation under test."""
+        """The settings of the installation under test: a short lease, and calls enough."""
         return {
             "SWITCHYARD_ENGINE": "echo",
-            "SWITCHYARD_ECHO_TOKENS_PER_S": "8",
-            "SWITCHYARD_SLOTS": "32",
+            "SWITCHYARD_ECHO_TOKENS_PER_S": "10",
+            "SWITCHYARD_SLOTS": "64",
             "SWITCHYARD_POOLS": "text=2,image=1,default=1,sender=2",
             "SWITCHYARD_LEASE_S": str(LEASE_S),
             "SWITCHYARD_SWEEP_INTERVAL_S": "0.5",
