@@ -78,6 +78,8 @@ class Child:
         self._around = surroundings
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = asyncio.Event()
+        self._was_ready = False
+        self._told_no_room = False
 
     @property
     def name(self) -> str:
@@ -90,50 +92,137 @@ class Child:
         return self._process.pid if self._process else None
 
     async def run(self) -> None:
-        """Keep a process running here until `drain`, then return when it has ended."""
+        """Keep a process running here until `drain`; return when the last one has ended."""
         backoff = Backoff()
         while not self._stopped.is_set():
-            was_ready, status = await self._live()
+            if not await self._has_room():
+                continue
+            status = await self._live()
             if self._stopped.is_set():
-                return
-            lived_s = time.monotonic() - self.started_at
-            wait_s = backoff.after(lived_s=lived_s, replace=was_ready and status == REPLACE_ME)
-            log.warning("process ended", process=self.name, status=status, lived_s=round(lived_s, 1), wait_s=wait_s)
+                break
             self._set_state("restarting")
+            lived_s = time.monotonic() - self.started_at
+            wait_s = backoff.after(lived_s=lived_s, replace=self._was_ready and status == REPLACE_ME)
+            log.warning("process ended", process=self.name, status=status, lived_s=round(lived_s, 1), wait_s=wait_s)
             await self._pause(wait_s)
-            await self._wait_for_room()
 
     def drain(self, grace_s: float) -> None:
-        """Ask the process to finish and end, with SIGKILL after `grace_s`. No other is started."""
-        if self._stopped.is_set():
-            return
-        self._stopped.set()
-        self._set_state("draining")
-        self.signal(signal.SIGTERM)
-        asyncio.get_running_loop().call_later(grace_s, self._kill)
+        """Ask the process to finish and end, with SIGKILL after `grace_s`. No other is started here."""
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._set_state("draining")
+            self._signal(signal.SIGTERM)
+        asyncio.get_running_loop().call_later(max(grace_s, 0.0), self._signal, signal.SIGKILL)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process that runs here, if one does."""
+    async def _live(self) -> int:
+        """One life of a process; its exit status (-n: ended by signal n; 127: could not be started)."""
+        self._was_ready, self.started_at = False, time.monotonic()
+        try:
+            process, word_fd = self._start()
+        except OSError as exc:
+            log.error("process cannot be started", process=self.name, reason=str(exc))
+            return 127
+        self._process, self.pidfd = process, os.pidfd_open(process.pid)
+        self._around.adopt(self)
+        becoming = asyncio.create_task(self._become_ready(word_fd))
+        complaint = asyncio.get_running_loop().call_later(_READY_LIMIT_S, self._complain)
+        try:
+            await readable(self.pidfd)
+        finally:
+            complaint.cancel()
+            becoming.cancel()
+            await asyncio.wait([becoming])
+            os.close(word_fd)
+            os.close(self.pidfd)
+            self._process = self.pidfd = None
+        return process.wait()
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a process; with the end of the pipe on which it will say that it is ready."""
+        if self.spec.server:
+            end_leftovers(self.spec.server)
+        word_fd, child_fd = os.pipe()
+        inherited = (child_fd, self._around.alive_fd)
+        named = {READY_FD: str(child_fd), ALIVE_FD: str(self._around.alive_fd)}
+        try:
+            with open_log(self._around.log_folder / f"{self.name}.log") as output:
+                process = subprocess.Popen(
+                    self.spec.command(self.number),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=environment_of_child({**self._around.environment, **named}),
+                    pass_fds=() if self.spec.server else inherited,
+                    start_new_session=True,  # Ctrl-C in a terminal is for the supervisor, which drains in order
+                )
+        except OSError:
+            os.close(word_fd)
+            raise
+        finally:
+            os.close(child_fd)
+        return process, word_fd
+
+    async def _become_ready(self, word_fd: int) -> None:
+        if self.spec.server:
+            await _until_it_answers(self.spec.server)
+        else:
+            await readable(word_fd)
+            if not os.read(word_fd, 64):
+                return  # closed without a word: it is ending, or it never says so
+        self._was_ready = True
+        if not self._stopped.is_set():
+            self._set_state("ready")
+
+    async def _pause(self, wait_s: float) -> None:
+        """Wait, but not when the place is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._stopped.wait()
+
+    async def _has_room(self) -> bool:
+        """Whether an embedded server has disk to run on; said, and waited for a while, if not."""
+        server = self.spec.server
+        if server is None or has_room(server):
+            self._told_no_room = False
+            return True
+        if not self._told_no_room:
+            log.error("the disk is full, make room", process=self.name, folder=str(server.folder))
+        self._told_no_room = True
+        await self._pause(_ROOM_S)
+        return False
+
+    def _set_state(self, state: State) -> None:
+        self.state = state
+        self._around.on_change()
+
+    def _signal(self, number: signal.Signals) -> None:
         if self.pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
 
-    async def _live(self) -> tuple[bool, int]:
-        """One life of a process: whether it was ever ready, and its exit status (-n: by signal n, 127: no start)."""
-        self.started_at = time.monotonic()
-        if self.state == "restarting" and self.spec.server:
-            pass
-        try:
-            process, ready_fd = await self._start()
-        except OSError as exc:
-            log.error("process cannot be started", process=self.name, reason=str(exc))
-            return False, 127
-        with contextlib.ExitStack() as cleanup:
-            cleanup.callback(os.close, ready_fd)
-            ended = self._watch_end(process, cleanup)
-            becoming = asyncio.create_task(self._become_ready(ready_fd))
-            await ended
-            becoming.cancel()
-            status = process.wait()
-            was_ready = becoming.done() and not becoming.cancelled() and becoming.result()
-        return was_ready, status
+    def _complain(self) -> None:
+        if not self._was_ready:
+            log.error("process is not ready yet, see its log", process=self.name, after_s=_READY_LIMIT_S)
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until there is something to read: a word, an end of file, or on a pidfd the end of the process."""
+    loop = asyncio.get_running_loop()
+    happened = asyncio.Event()
+    loop.add_reader(descriptor, happened.set)
+    try:
+        await happened.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _until_it_answers(server: EmbeddedServer) -> None:
+    while not await answers(server):  # noqa: ASYNC110 - another program, which sets no event of ours
+        await asyncio.sleep(_PROBE_S)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log to append to; a long one is put aside first."""
+    if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")

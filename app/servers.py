@@ -181,6 +181,6 @@ def _write_private(path: Path, text: str) -> None:
     """Write a file that only its owner reads, in one step: a reader sees the old text or the new one."""
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    unfinished.touch(mode=0o600, exist_ok=False)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)

@@ -59,11 +59,11 @@ def watch(supervisor: socket.socket) -> dict[int, bytes]:
     """Wait until the supervisor is gone; the processes that it leaves, pidfd -> kind."""
     known: dict[int, bytes] = {}
     while True:
-        readable, _, _ = select.select([supervisor, *known], [], [])
+        readable, _, _ = select.select([supervisor.fileno(), *known], [], [])
         for ended in set(readable) & set(known):
             del known[ended]
             os.close(ended)
-        if supervisor in readable:
+        if supervisor.fileno() in readable:
             kind, pidfd = _receive(supervisor)
             if not kind:
                 return known

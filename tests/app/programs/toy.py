@@ -1,0 +1,43 @@
+"""A process that does nothing, as a supervisor's child: it says that it is ready, and ends when told so.
+
+Arguments: `stubborn` (SIGTERM does not end it), `gate=FILE` (not ready before the file is there), `worn=FILE` (leaves
+with status 75 when the file is there), `dies` (ends by itself at once).
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from app import process
+
+_stop = False
+
+
+def main() -> None:
+    options = dict(option.partition("=")[::2] for option in sys.argv[1:])
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    process.end_with_parent(lambda: print("the supervisor is gone", flush=True))
+    if "dies" in options:
+        sys.exit(1)
+    while "gate" in options and not Path(options["gate"]).exists() and not _stop:
+        time.sleep(0.02)
+    process.ready()
+    while not _stop or "stubborn" in options:
+        worn = Path(options.get("worn", "/nowhere"))
+        if worn.exists():
+            worn.unlink()
+            sys.exit(process.REPLACE_ME)
+        time.sleep(0.02)
+    print(f"ended at {time.monotonic()}", flush=True)
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    global _stop
+    _stop = True
+    os.write(1, f"asked at {time.monotonic()}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

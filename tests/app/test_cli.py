@@ -1,0 +1,155 @@
+"""The command line as a person meets it: what it prints, and with which status it ends."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.doctor import clock, consumers
+from app.web.server import missing_of
+from tests.app.supervised import CREDENTIALS, Supervised, eventually, switchyard
+from tests.valkey import free_port
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
+    one = Supervised(tmp_path_factory.mktemp("cli") / "data")
+    yield one.until_ready()
+    one.end()
+
+
+def test_up_without_credentials_names_both_and_the_demo(tmp_path: Path) -> None:
+    ended = switchyard(tmp_path, "up", DINGTALK_CLIENT_ID="only-one")
+
+    assert ended.returncode == 2
+    assert "DINGTALK_CLIENT_ID and DINGTALK_CLIENT_SECRET" in ended.stderr
+    assert "make demo" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_wrong_setting_has_its_line(tmp_path: Path) -> None:
+    wrong = {"SWITCHYARD_WEB_PORT": "http", "SWITCHYARD_POOLS": "text=lots", "DINGTALK_CLIENT_SECRET": "the-secret"}
+
+    ended = switchyard(tmp_path, "up", **wrong)
+
+    assert ended.returncode == 2
+    assert [line.split(":")[0] for line in ended.stderr.splitlines()] == ["SWITCHYARD_WEB_PORT", "SWITCHYARD_POOLS"]
+    assert "text=2,image=1" in ended.stderr
+    assert "the-secret" not in ended.stderr
+
+
+def test_up_beside_another_supervisor_names_its_pid(running: Supervised, tmp_path: Path) -> None:
+    ended = switchyard(tmp_path, "up", SWITCHYARD_DATA_DIR=str(running.data_dir), **CREDENTIALS)
+
+    assert ended.returncode == 1
+    assert f"pid {running.process.pid}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["ps"], ["scale", "text=2"]])
+def test_without_a_supervisor_the_mend_is_named(tmp_path: Path, command: list[str]) -> None:
+    ended = switchyard(tmp_path, *command)
+
+    assert ended.returncode == 1
+    assert "switchyard up" in ended.stderr
+    assert "SWITCHYARD_DATA_DIR" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("pool", ["text=-1", "send=2"])
+def test_scale_says_how_it_is_written(tmp_path: Path, pool: str) -> None:
+    ended = switchyard(tmp_path, "scale", pool)
+
+    assert ended.returncode == 2
+    assert "text=2" in ended.stderr
+
+
+def test_ps_prints_json_for_programs_and_a_table_for_people(running: Supervised, tmp_path: Path) -> None:
+    folder = {"SWITCHYARD_DATA_DIR": str(running.data_dir)}
+
+    programs, people = switchyard(tmp_path, "ps", "--json", **folder), switchyard(tmp_path, "ps", **folder)
+
+    assert [one["pid"] for one in json.loads(programs.stdout)] == running.pids()
+    table = [line.split() for line in people.stdout.splitlines()]
+    assert table[0] == ["ROLE", "PID", "QUEUE", "STATE", "UPTIME"]
+    assert ["sender", str(running.pid("sender")), "send", "ready"] in [row[:4] for row in table]
+
+
+def test_scale_waits_when_asked_to(running: Supervised, tmp_path: Path) -> None:
+    folder = {"SWITCHYARD_DATA_DIR": str(running.data_dir)}
+
+    grown = switchyard(tmp_path, "scale", "text=2", "image=2", "--wait", **folder)
+    counts = len(running.ready("text")), len(running.ready("image"))
+    shrunk = switchyard(tmp_path, "scale", "text=1", "image=1", **folder)
+
+    assert (grown.returncode, shrunk.returncode) == (0, 0)
+    assert counts == (2, 2)
+    eventually(lambda: len(running.ps("text")) == 1)
+
+
+def test_version_is_one_line(tmp_path: Path) -> None:
+    ended = switchyard(tmp_path, "version")
+
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("switchyard 0.")
+
+
+def test_doctor_names_a_mend_for_each_fault(running: Supervised, tmp_path: Path) -> None:
+    """Here the platform is a closed port, and everything else is well."""
+    settings = {
+        "SWITCHYARD_DATA_DIR": str(running.data_dir),
+        "SWITCHYARD_ENGINE": "echo",
+        "DINGTALK_OPENAPI_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+    }
+
+    ended = switchyard(tmp_path, "doctor", **settings, **CREDENTIALS)
+
+    found = {line[8:].partition(":")[0]: line for line in ended.stdout.splitlines()}
+    faults = [line for line in found.values() if line.startswith("fault")]
+    assert ended.returncode == 1
+    assert faults == [found["platform"]]
+    assert "DINGTALK_OPENAPI_ENDPOINT" in found["platform"]
+    assert {"record", "durability", "broker", "model", "queue send"} <= set(found)
+    assert CREDENTIALS["DINGTALK_CLIENT_SECRET"] not in ended.stdout + ended.stderr
+
+
+def test_doctor_finds_servers_that_do_not_answer(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"redis://:hidden-word@127.0.0.1:{nobody.getsockname()[1]}/0"
+        ended = switchyard(tmp_path, "doctor", SWITCHYARD_REDIS_URL=url, SWITCHYARD_BROKER_URL=url)
+
+    faults = [line[8:].partition(":")[0] for line in ended.stdout.splitlines() if line.startswith("fault")]
+    assert ended.returncode == 1
+    assert {"credentials", "record", "broker"} <= set(faults)
+    assert "hidden-word" not in ended.stdout + ended.stderr
+
+
+def test_a_clock_that_is_off_is_a_fault() -> None:
+    """Signatures and message order are by time; the platform refuses what is far away."""
+    date, epoch = "Thu, 01 Jan 2026 00:00:00 GMT", 1767225600.0
+
+    assert clock(date, epoch + 4).verdict == "ok"
+    assert clock(date, epoch - 30).verdict == "fault"
+    assert clock("", epoch).verdict == "warning"
+
+
+def test_a_queue_without_a_ready_process_is_a_fault() -> None:
+    processes = [{"role": "text", "state": "ready"}, {"role": "sender", "state": "starting"}]
+
+    found = {finding.check: finding for finding in consumers(processes)}
+
+    assert found["queue text"].verdict == "ok"
+    assert found["queue send"].verdict == "fault"
+    assert "scale image=1" in found["queue image"].mend
+
+
+def test_readiness_names_what_is_missing() -> None:
+    """A place that is being closed is no reason to send people elsewhere; one that is being filled again is."""
+    processes = [{"role": "text", "state": "draining"}, {"role": "image", "state": "restarting"}]
+
+    assert missing_of({"started": True, "processes": processes}) == ["image: restarting"]
+    assert missing_of({"started": False, "processes": []}) == ["supervisor: is still starting"]
