@@ -1,0 +1,163 @@
+"""What every engine does: the same tests for `echo` and `slots`."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from app.errors import EngineStopped, RequestRejected
+from tests.workers.engine.asking import ask, first_piece
+from workers.engine.echo import EchoEngine
+from workers.engine.interface import Engine, Request
+
+LONG = "Tell me a long story about a train: " + "one two three four five six seven eight nine ten " * 12
+
+MakeEngine = Callable[[int], Engine]
+
+
+@pytest.fixture(params=["echo", "slots"])
+def make(request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
+    """Makes engines of one kind with so many slots. Echo speaks 25 tokens a second, so that it can be interrupted."""
+    if request.param == "slots":
+        make_slots = request.getfixturevalue("make_slots")
+        yield lambda slots: make_slots(slots=slots)
+        return
+    made: list[EchoEngine] = []
+
+    def make_echo(slots: int) -> Engine:
+        made.append(EchoEngine(slots, tokens_per_s=25))
+        return made[-1]
+
+    yield make_echo
+    for engine in made:
+        engine.close()
+
+
+def test_the_pieces_joined_are_the_result(make: MakeEngine) -> None:
+    handle = make(2).submit(ask("Say hello to 北京 😀", max_new_tokens=12))
+
+    pieces = list(handle)
+
+    result = handle.result()
+    assert result.text == "".join(pieces)
+    assert result.text
+    assert result.finish in ("stop", "length")
+    assert result.prompt_tokens > 0
+    assert result.new_tokens > 0
+
+
+def test_more_requests_than_slots_are_all_answered(make: MakeEngine) -> None:
+    engine = make(2)
+
+    handles = [engine.submit(ask(f"Count to {n}", max_new_tokens=4)) for n in range(5)]
+
+    assert all(handle.result().text for handle in handles)
+
+
+def test_a_cancelled_request_ends_with_its_text_so_far(make: MakeEngine) -> None:
+    handle = make(1).submit(ask(LONG, max_new_tokens=200))
+    begun = first_piece(handle)
+
+    handle.cancel()
+    handle.cancel()
+
+    result = handle.result()
+    assert result.finish == "cancelled"
+    assert result.text.startswith(begun)
+    assert result.new_tokens < 200
+
+
+def test_a_request_cancelled_while_it_waits_ends_without_text(make: MakeEngine) -> None:
+    """It must not wait for a slot only to hear that it has ended."""
+    engine = make(1)
+    running = engine.submit(ask(LONG, max_new_tokens=200))
+    waiting = engine.submit(ask("second", max_new_tokens=4))
+    first_piece(running)
+
+    waiting.cancel()
+
+    assert (waiting.result().finish, waiting.result().text) == ("cancelled", "")
+    assert not running.cancelled
+    running.cancel()
+    assert running.result().finish == "cancelled"
+
+
+def test_at_the_deadline_what_is_there_is_the_result(make: MakeEngine) -> None:
+    engine = make(1)
+    running = engine.submit(ask(LONG, max_new_tokens=400, deadline_s=0.4))
+    waiting = engine.submit(ask(LONG, max_new_tokens=400, deadline_s=0.05))
+
+    assert (waiting.result().finish, waiting.result().text) == ("deadline", "")
+    assert running.result().finish == "deadline"
+
+
+def test_a_stop_string_ends_the_answer_and_does_not_show(make: MakeEngine) -> None:
+    """The text holds " Paris" with both engines: echo repeats the question, the model knows the answer."""
+    request = ask("Say: The capital of France is Paris.", max_new_tokens=40, stop=("Paris",))
+
+    handle = make(1).submit(request)
+    pieces = list(handle)
+
+    assert "Par" not in "".join(pieces)
+    assert handle.result().finish == "stop"
+    assert handle.result().text == "".join(pieces)
+
+
+def test_priority_goes_first_then_arrival(make: MakeEngine) -> None:
+    engine = make(1)
+    running = engine.submit(ask(LONG, max_new_tokens=200))
+    first_piece(running)
+    early, late, urgent = (engine.submit(ask(LONG, max_new_tokens=200, priority=priority)) for priority in (0, 0, 5))
+
+    for following, still_waiting in [(urgent, (early, late)), (early, (late,)), (late, ())]:
+        running.cancel()
+        first_piece(following)  # it holds the only slot now, until it is cancelled
+        for handle in still_waiting:
+            with pytest.raises(TimeoutError):
+                handle.next_piece(0)
+        running = following
+    running.cancel()
+
+
+def test_close_wakes_every_waiter(make: MakeEngine) -> None:
+    engine = make(1)
+    handles = [engine.submit(ask(LONG, max_new_tokens=200)) for _ in range(3)]
+    first_piece(handles[0])
+
+    engine.close()
+
+    for handle in handles:
+        with pytest.raises(EngineStopped):
+            handle.result()
+    assert not engine.alive()
+    with pytest.raises(EngineStopped):
+        engine.submit(ask("hello"))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Request(messages=(), max_new_tokens=4),
+        Request(messages=(("robot", "x"),), max_new_tokens=4),
+        ask("x", max_new_tokens=0),
+        ask("x", temperature=-1.0),
+        ask("x", temperature=float("nan")),
+        ask("x", top_p=0.0),
+        ask("x", top_k=-1),
+        ask("x", stop=("",)),
+        ask("x", seed=-1),
+        ask("x", adapter="a"),
+    ],
+)
+def test_a_request_that_can_never_run_is_refused(make: MakeEngine, bad: Request) -> None:
+    engine = make(1)
+
+    with pytest.raises(RequestRejected):
+        engine.submit(bad)
+
+    assert engine.alive()
+
+
+def test_a_conversation_that_fits_stays_as_it_is(make: MakeEngine) -> None:
+    messages = (("system", "Be short."), ("user", "Hi"), ("assistant", "Hello"), ("user", "How are you?"))
+
+    assert make(1).fit(messages, 16) == messages

@@ -1,0 +1,103 @@
+"""One request inside the slots engine: its tokens, how many of them are in the cache, its text so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from workers.engine.interface import Finish, Handle, Request, Result
+from workers.engine.text import Characters, Decode, StopStrings
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Sequence:
+    """Prompt tokens, then answer tokens; the first `cached` of them have their keys and values in the cache."""
+
+    request: Request
+    handle: Handle
+    prompt: list[int]
+    max_new: int  # the request's own limit, or what the prompt leaves of the model's
+    ends_at_s: float | None  # the deadline on the engine's clock
+    answer: Answer
+    new: list[int] = field(default_factory=list)  # with the token that ended it
+    cached: int = 0
+    dice: torch.Generator | None = None  # made by the sampler at the first draw
+
+    @property
+    def to_prefill(self) -> int:
+        """Prompt tokens still to put into the cache; the last one goes through decoding and brings the first answer."""
+        return max(0, len(self.prompt) - 1 - self.cached)
+
+    @property
+    def next_input(self) -> int:
+        """The token that the next decoding step puts in, at position `cached`."""
+        return self.new[-1] if self.new else self.prompt[-1]
+
+    def ended_by(self, now_s: float) -> Finish | None:
+        """Why it must end without another token, if it must."""
+        if self.handle.cancelled:
+            return "cancelled"
+        if self.ends_at_s is not None and now_s >= self.ends_at_s:
+            return "deadline"
+        return None
+
+    def take(self, token: int, eos: frozenset[int]) -> Finish | None:
+        """Add one answer token, hand its text to the reader; says if this was the last one."""
+        self.new.append(token)
+        if token in eos:
+            return "stop"
+        self.show(self.answer.add(token))
+        if self.answer.stopped:
+            return "stop"
+        return "length" if len(self.new) >= self.max_new else None
+
+    def show(self, piece: str) -> None:
+        if piece:
+            self.handle.emit(piece)
+
+    def finish(self, reason: Finish) -> None:
+        """Give the reader the rest of the text and the result."""
+        if reason in ("stop", "length"):  # otherwise a stop string might have followed: its beginning stays hidden
+            self.show(self.answer.flush())
+        self.handle.finish(
+            Result(
+                text=self.answer.text,
+                finish=reason,
+                prompt_tokens=len(self.prompt),
+                new_tokens=len(self.new),
+            )
+        )
+
+
+class Answer:
+    """The text of one answer as it grows: whole characters, cut before a stop string."""
+
+    def __init__(self, decode: Decode, stops: tuple[str, ...]) -> None:
+        self._characters = Characters(decode)
+        self._stops = StopStrings(stops)
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All that `add` and `flush` returned."""
+        return "".join(self._pieces)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stops.stopped
+
+    def add(self, token: int) -> str:
+        """The piece of text that may be shown after this token; often empty."""
+        return self._keep(self._stops.add(self._characters.add(token)))
+
+    def flush(self) -> str:
+        """The last piece: what was held back and is no beginning of a stop string after all."""
+        return self._keep(self._stops.add(self._characters.flush()) + self._stops.flush())
+
+    def _keep(self, piece: str) -> str:
+        if piece:
+            self._pieces.append(piece)
+        return piece
