@@ -149,6 +149,7 @@ def acceptance(
         keys.due("outbox", shard),
         keys.waiting("outbox", shard),
         keys.state("inbox", conversation),
+        keys.state("outbox", conversation),
     ]
     args: list[Arg] = [
         conversation,
@@ -236,6 +237,7 @@ class Mailbox:
             keys.draft(conversation),
             keys.dead(shard),
             keys.cards(shard),
+            keys.state("outbox", conversation),
         ]
         remember = remember or Remember()
         args: list[Arg] = [
@@ -328,7 +330,7 @@ class Mailbox:
         names = [keys.due(self.box, shard)]
         for conversation in conversations:
             names += [keys.items(self.box, conversation), keys.state(self.box, conversation)]
-        args: list[Arg] = [_ms(GRACE_S), _ms(BUSY_GRACE_S), " ".join(filled), *conversations]
+        args: list[Arg] = [_ms(GRACE_S), _ms(BUSY_GRACE_S), " ".join(filled), uuid.uuid4().hex, *conversations]
         flat = [part.decode() for part in self._store.run("sweep", names, args)]
         return list(zip(flat[::2], flat[1::2], strict=True))
 
@@ -373,9 +375,7 @@ class Mailbox:
             stale=tuple(name.decode() for name in stale),
         )
 
-    def _drafted(self, conversation: str, answer: Any) -> DraftLease | Idle:
-        if len(answer) < 6:
-            return Idle.EMPTY
+    def _drafted(self, conversation: str, answer: Any) -> DraftLease:
         token, message_id, turn, version, text, address = answer
         return DraftLease(
             box=self.box,

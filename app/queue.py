@@ -21,6 +21,7 @@ from celeryconfig import QUEUES
 log = structlog.get_logger()
 
 _MOST_WAITING = 100_000
+_MOST_TOGETHER = 100
 _LOG_EVERY = 1000
 
 
@@ -78,6 +79,7 @@ class Waker:
         self._celery = celery
         self._pending: queue.Queue[tuple[float, str, str] | None] = queue.Queue(_MOST_WAITING)
         self._later: list[tuple[float, str, str]] = []  # a heap by time; the publishing thread's own
+        self._closed = False
         self._failures = 0
         self._broken = _broker_errors(celery)
         self._thread = threading.Thread(target=self._publish_all, name="waker", daemon=True)
@@ -102,37 +104,57 @@ class Waker:
     def _publish_all(self) -> None:
         connection: Connection | None = None
         producer: Any = None
-        while (due := self._next()) is not None:
+        while due := self._all_due():
             try:
                 if producer is None:
                     connection = self._celery.connection_for_write()
                     producer = connection.Producer(auto_declare=False)
-                self._publish(producer, *due)
+                with producer.batch(max_size=_MOST_TOGETHER):  # one round trip where the broker can, a loop elsewhere
+                    for wake_up in due:
+                        self._publish(producer, *wake_up)
             except self._broken as exc:
                 self._failed(type(exc).__name__)
                 if connection is not None:
                     _close(connection)
                 connection = producer = None
 
-    def _next(self) -> tuple[str, str] | None:
-        """Wait for the next wake-up that is due; None at the end."""
+    def _all_due(self) -> list[tuple[str, str]]:
+        """Wait until a wake-up is due; all that are due then, each once. Empty at the end."""
         while True:
-            now = time.monotonic()
-            if self._later and self._later[0][0] <= now:
-                return heapq.heappop(self._later)[1:]
-            try:
-                wanted = self._pending.get(timeout=self._later[0][0] - now if self._later else None)
-            except queue.Empty:
+            while len(self._later) < _MOST_TOGETHER and self._hear(0.0):
                 continue
-            if wanted is None:
-                return None
-            if wanted[0] <= now:
-                return wanted[1:]
-            heapq.heappush(self._later, wanted)
+            if (due := self._due_now()) or self._closed:
+                return due
+            self._hear(self._later[0][0] - time.monotonic() if self._later else None)
+
+    def _hear(self, timeout_s: float | None) -> bool:
+        """Take over one wish; False if none came within this time, or none will come any more."""
+        try:
+            wanted = self._pending.get(timeout=None if timeout_s is None else max(0.0, timeout_s))
+        except queue.Empty:
+            return False
+        if wanted is None:
+            self._closed = True
+            return False
+        heapq.heappush(self._later, wanted)
+        return True
+
+    def _due_now(self) -> list[tuple[str, str]]:
+        due: dict[tuple[str, str], None] = {}
+        while self._later and self._later[0][0] <= time.monotonic() and len(due) < _MOST_TOGETHER:
+            due[heapq.heappop(self._later)[1:]] = None
+        return list(due)
 
     def _publish(self, producer: Any, queue_name: str, conversation: str) -> None:
         route = ROUTES[queue_name]
-        message = self._celery.amqp.as_task_v2(str(uuid.uuid4()), route.task, args=(conversation,), ignore_result=True)
+        message = self._celery.amqp.as_task_v2(
+            str(uuid.uuid4()),
+            route.task,
+            args=(conversation,),
+            argsrepr=repr((conversation,)),  # Celery's own way to it is slower than all the rest of the message
+            kwargsrepr="{}",
+            ignore_result=True,
+        )
         producer.publish(
             message.body,
             exchange="",  # the default exchange: no binding to look up

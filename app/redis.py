@@ -126,18 +126,41 @@ class Store:
         return list(pipeline.execute())
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One script with its keys and arguments."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Arg]
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Calls that travel together, and their answers in the same order: an exception where a call was refused."""
+
+    calls: list[_Call]
+    answers: asyncio.Task[list[Any]]
+
+
 class AsyncStore:
-    """The record, for one event loop."""
+    """The record, for one event loop.
+
+    One round trip is under way at a time; the calls that come meanwhile share the next one. So a rush costs few writes
+    here and few syncs of the server's disk, and a call that comes alone goes at once.
+    """
 
     def __init__(self, url: str, *, deadline_s: float = 5.0, timeout_s: float = 5.0) -> None:
         options = _options(url, timeout_s, 64)
         self.client = redis.asyncio.Redis.from_url(**options, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         self._deadline_s = deadline_s
+        self._travelling = asyncio.Lock()
+        self._next: _Batch | None = None  # the one that can still be joined
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         """As Store.run."""
-        script = load_script(name)
-        return await self._repeat(lambda: self._evaluate(script, keys, args))
+        call = _Call(load_script(name), keys, args)
+        return await self._repeat(lambda: self._evaluate(call))
 
     async def counts(self, names: Sequence[str]) -> list[int]:
         """The numbers under some names, 0 where there is none."""
@@ -164,13 +187,35 @@ class AsyncStore:
     async def close(self) -> None:
         await self.client.aclose()
 
-    async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        try:
-            return await self.client.evalsha(script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await self.client.eval(script.text, len(keys), *keys, *args)
-        except ResponseError as exc:
-            raise _translated(exc) from exc
+    async def _evaluate(self, call: _Call) -> Any:
+        """Send one call with all others that wait, and take its own answer."""
+        if (batch := self._next) is None:
+            calls: list[_Call] = []
+            batch = self._next = _Batch(calls, asyncio.create_task(self._travel(calls)))
+        place = len(batch.calls)
+        batch.calls.append(call)
+        answer = (await asyncio.shield(batch.answers))[place]  # who leaves takes nobody along
+        if isinstance(answer, ResponseError):
+            raise _translated(answer) from answer
+        return answer
+
+    async def _travel(self, calls: list[_Call]) -> list[Any]:
+        async with self._travelling:
+            self._next = None
+            answers = await self._pipeline(calls)
+            unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            for text in {calls[place].script.text for place in unknown}:
+                await self.client.script_load(text)
+            again = await self._pipeline([calls[place] for place in unknown]) if unknown else []
+            for place, answer in zip(unknown, again, strict=True):
+                answers[place] = answer
+            return answers
+
+    async def _pipeline(self, calls: Sequence[_Call]) -> list[Any]:
+        pipeline = self.client.pipeline(transaction=False)
+        for call in calls:
+            pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
+        return list(await pipeline.execute(raise_on_error=False))
 
 
 def _translated(exc: ResponseError) -> Exception:

@@ -25,10 +25,12 @@ from app.settings import POOLS, Settings
 
 LOCK_WAIT_S = 15.0
 SCALE_LIMIT = 64
+_ANSWERING: frozenset[str] = frozenset(POOLS) - {"sender"}
 _SCALABLE: frozenset[str] = frozenset(POOLS)
 # Of the drain time: the listener's own part, and what is left over when the others and the servers must be gone.
 _LISTENER_SHARE = 0.075
-_AFTER_OTHERS_S, _AFTER_SERVERS_S = 1.2, 0.4
+_AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S = 2.2, 1.2, 0.4
+_LAST_SENDS_S = 0.3  # what the last turns committed goes out
 _WARDEN_PAUSE_S, _WARDEN_END_S = 0.2, 0.5
 
 log = structlog.get_logger()
@@ -175,11 +177,16 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
 
     async def _drain(self) -> None:
-        """The listener first, so that nothing new comes in; the servers last, so that all can write to the end."""
+        """The listener first, so that nothing new comes in; the servers last, so that all can write to the end.
+
+        The senders stop when the turns have: their answers go out now and not after the next start.
+        """
         log.info("stopping", within_s=self._settings.drain_s)
         end = time.monotonic() + self._settings.drain_s
         listener_end = end - (1 - _LISTENER_SHARE) * self._settings.drain_s
-        others_end, servers_end = end - _AFTER_OTHERS_S, end - _AFTER_SERVERS_S
+        workers_end, others_end, servers_end = (
+            end - after_s for after_s in (_AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S)
+        )
 
         async def stop(of_this: Callable[[Child], bool], *, kill_at: float, wait_until: float) -> None:
             for child in filter(of_this, self._children):
@@ -187,6 +194,8 @@ class Supervisor:
             await self._until(lambda: not any(map(of_this, self._children)), within_s=wait_until - time.monotonic())
 
         await stop(_is_listener, kill_at=others_end, wait_until=listener_end)
+        await stop(_is_answering, kill_at=workers_end, wait_until=workers_end)
+        await asyncio.sleep(_LAST_SENDS_S)
         await stop(_is_no_server, kill_at=others_end, wait_until=servers_end)
         await stop(_is_any, kill_at=servers_end, wait_until=end)
 
@@ -256,6 +265,10 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
 
 def _is_listener(child: Child) -> bool:
     return child.spec.role == "listener"
+
+
+def _is_answering(child: Child) -> bool:
+    return child.spec.role in _ANSWERING
 
 
 def _is_no_server(child: Child) -> bool:

@@ -71,6 +71,8 @@ class Sweeper:
                     self.sweep()
             except StoreUnavailable:
                 log.warning("sweep postponed: the record does not answer")
+            except OSError:
+                log.warning("sweep postponed: the broker does not answer")
 
     def _mine(self) -> bool:
         keep_ms = round((self._interval_s + TAKE_OVER_AFTER_S) * 1000)

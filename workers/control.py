@@ -2,7 +2,7 @@
 
 import structlog
 
-from app.errors import LeaseLost
+from app.errors import LeaseLost, MalformedFrame
 from app.mailbox import Lease, Mailbox
 from app.message import Reply
 from workers.turn import ATTEMPTS, Desk
@@ -21,6 +21,9 @@ def run_control(conversation: str, *, box: Mailbox, desk: Desk) -> None:
     with desk.leases.holding(held, limit_s=CONTROL_LIMIT_S):
         try:
             done = box.commit(held, reply=answer(held, desk))
+        except MalformedFrame:  # nobody can be told; what it stopped is stopped
+            log.error("stop request cannot be read", id=held.id)
+            done = box.commit(held)
         except LeaseLost:
             log.info("lease lost; the work is thrown away", id=held.id)
             return

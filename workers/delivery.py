@@ -38,6 +38,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a reply is; kept with it, so that after a crash another sender goes on from there."""
 
     way: Way = "card"
+    instead: Literal["", "first part", "audit"] = ""  # what the card ends with, when the platform refused the whole
     part: int = 0  # of a text that is sent in parts: the next one
     calling: bool = False  # the call for that part had begun, and it has no idempotency key
 
@@ -132,61 +133,72 @@ def send(held: Lease, desk: SendDesk) -> None:
     reply, progress = held.reply(), read_progress(held.note)
     texts = desk.outlet.split(reply.text)
     if progress.way == "card":
-        progress = by_card(held, reply, texts, desk)
+        progress = by_card(held, reply, texts, progress, desk)
     while progress.part < len(texts):
         progress = by_message(held, reply.address, texts, progress, desk)
 
 
-def by_card(held: Lease, reply: Reply, texts: list[str], desk: SendDesk) -> Progress:
+def by_card(held: Lease, reply: Reply, texts: list[str], progress: Progress, desk: SendDesk) -> Progress:
     """Show the reply in its card; what is left to do: nothing, the rest of a long text, or all of it."""
-    everything = Progress("card", len(texts))
     is_open = desk.outbox.card_open(held.conversation, held.id)
     if not is_open and not (desk.cards() and desk.outlet.can_card(reply.address)):
         return Progress("webhook")
+    if progress.instead:
+        return by_card_instead(held, texts, progress, desk)
     card = card_of(held.id)
     try:
         if not is_open:
             desk.outlet.open_card(card, reply.address, texts[0])
             desk.outbox.mark(held, held.note, card_opened=True)
+            is_open = True
         desk.outlet.finish_card(card, reply.text, key=key_of(f"{held.id}:final"))
     except PlatformRefused as exc:
         log.warning("card refused", id=held.id, code=exc.code)
-        if exc.code.startswith(UNSAFE) and finished_with(held, desk.wording.say("refused_by_audit"), desk):
-            return everything
-        shown = exc.code.startswith(TOO_LONG) and len(texts) > 1 and finished_with(held, texts[0], desk)
-        return noted(held, Progress("webhook", part=1 if shown else 0), desk)
-    return everything
+        instead = instead_of_whole(exc.code, texts) if is_open else ""
+        if not instead:
+            return noted(held, Progress("webhook"), desk)
+        return by_card_instead(held, texts, noted(held, Progress("card", instead), desk), desk)
+    return Progress("card", part=len(texts))
 
 
-def finished_with(held: Lease, text: str, desk: SendDesk) -> bool:
-    """Finish the card with a text that the platform may like better; whether it did."""
+def instead_of_whole(code: str, texts: list[str]) -> Literal["", "first part", "audit"]:
+    """What the platform may take in a card whose whole text it refused with this code."""
+    if code.startswith(UNSAFE):
+        return "audit"
+    return "first part" if code.startswith(TOO_LONG) and len(texts) > 1 else ""
+
+
+def by_card_instead(held: Lease, texts: list[str], progress: Progress, desk: SendDesk) -> Progress:
+    """Finish an open card with another text than the whole; written down before, so a repeat is the same call."""
+    text = texts[0] if progress.instead == "first part" else desk.wording.say("refused_by_audit")
     try:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        desk.outlet.finish_card(card_of(held.id), text, key=key_of(f"{held.id}:final:{digest}"))
+        desk.outlet.finish_card(card_of(held.id), text, key=key_of(f"{held.id}:final:{progress.instead}"))
     except PlatformRefused as exc:
         log.warning("card refused again", id=held.id, code=exc.code)
-        return False
-    return True
+        return noted(held, Progress("webhook"), desk)
+    if progress.instead == "audit":
+        return Progress("card", part=len(texts))
+    return noted(held, Progress("webhook", part=1), desk)
 
 
 def by_message(held: Lease, address: Address, texts: list[str], progress: Progress, desk: SendDesk) -> Progress:
     """Send one part as a message; what is left to do. These calls have no idempotency key."""
     if progress.calling and desk.unsure == "skip":
-        return noted(held, Progress(progress.way, progress.part + 1), desk)
-    noted(held, Progress(progress.way, progress.part, calling=True), desk)
+        return noted(held, Progress(progress.way, part=progress.part + 1), desk)
+    noted(held, Progress(progress.way, part=progress.part, calling=True), desk)
     call = desk.outlet.by_webhook if progress.way == "webhook" else desk.outlet.proactively
     try:
         call(address, texts[progress.part])
     except PlatformRefused as exc:
         if progress.way == _MESSAGES[-1]:
-            noted(held, Progress("webhook", progress.part), desk)
+            noted(held, Progress("webhook", part=progress.part), desk)
             raise
         log.info("webhook refused", id=held.id, code=exc.code)
-        return noted(held, Progress("proactive", progress.part), desk)
+        return noted(held, Progress("proactive", part=progress.part), desk)
     except PlatformBusy:
         noted(held, progress, desk)  # proved: nothing was done
         raise
-    following = Progress(progress.way, progress.part + 1)
+    following = Progress(progress.way, part=progress.part + 1)
     return noted(held, following, desk) if following.part < len(texts) else following
 
 

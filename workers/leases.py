@@ -28,7 +28,7 @@ class Holding:
 
     lease: Lease | DraftLease
     limit_s: float
-    silence_limit_s: float
+    silence_limit_s: float = float("inf")
     started_at: float = field(default_factory=time.monotonic)
     ending: Ending | None = None
     _on_end: list[Callable[[], None]] = field(default_factory=list)
@@ -40,6 +40,16 @@ class Holding:
     def touch(self) -> None:
         """The work gives a sign of life, such as a token."""
         self._heard_at = time.monotonic()
+
+    @contextmanager
+    def listening(self, silence_limit_s: float) -> Iterator[None]:
+        """While the block runs, the work gives a sign of life at least so often, or it hangs."""
+        self.touch()
+        self.silence_limit_s = silence_limit_s
+        try:
+            yield
+        finally:
+            self.silence_limit_s = float("inf")
 
     def allow(self, limit_s: float) -> None:
         """Give the work another limit, from its start."""
@@ -90,11 +100,9 @@ class Leases:
         self._thread.start()
 
     @contextmanager
-    def holding(
-        self, lease: Lease | DraftLease, *, limit_s: float, silence_limit_s: float = float("inf")
-    ) -> Iterator[Holding]:
+    def holding(self, lease: Lease | DraftLease, *, limit_s: float) -> Iterator[Holding]:
         """Keep a lease alive while the block runs."""
-        holding = Holding(lease, limit_s, silence_limit_s)
+        holding = Holding(lease, limit_s)
         with self._lock:
             self._held.add(holding)
         try:

@@ -82,8 +82,7 @@ def run_turn(conversation: str, queue: str, *, desk: Desk) -> None:
         desk.wake(held.queue, conversation)
     if not isinstance(held, Lease):
         return  # a wake-up is a hint, the mailbox is the record
-    rules = desk.rules
-    with desk.leases.holding(held, limit_s=rules.turn_limit_s, silence_limit_s=rules.silence_limit_s) as holding:
+    with desk.leases.holding(held, limit_s=desk.rules.turn_limit_s) as holding:
         try:
             wakes = settle(held, holding, queue, desk)
         except LeaseLost:
@@ -96,8 +95,7 @@ def run_turn(conversation: str, queue: str, *, desk: Desk) -> None:
 def settle(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[str]:
     """Bring a lease to its end, whatever it takes; the queues to wake."""
     if held.stale:
-        text = desk.wording.say("apology_stale", count=len(held.stale))
-        return close(held, desk, text, kind="apology", closes=held.stale)
+        return apologise_for_stale(held, desk)
     if held.raised >= ATTEMPTS or held.vanished >= ATTEMPTS:
         return bury(held, desk, "its worker vanished each time" if held.vanished >= ATTEMPTS else "it raised each time")
     if not held.suspect:
@@ -108,6 +106,15 @@ def settle(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[st
         return attempt(held, holding, queue, desk)
     finally:
         desk.suspects.release()
+
+
+def apologise_for_stale(held: Lease, desk: Desk) -> Sequence[str]:
+    """Close everything that waited too long, with one apology that says how many."""
+    text = desk.wording.say("apology_stale", count=len(held.stale))
+    try:
+        return close(held, desk, text, kind="apology", closes=held.stale)
+    except MalformedFrame as exc:
+        return bury(held, desk, "it cannot be read", exc)
 
 
 def attempt(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[str]:
@@ -123,9 +130,11 @@ def attempt(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[s
         pause = exc.retry_after_s if isinstance(exc, PlatformBusy) else FIRST_BACK_OFF_S
         log.info("turn postponed", id=held.id, reason=type(exc).__name__)
         return postpone(held, desk, queue, pause)
-    except (SkillBroken, MalformedFrame) as exc:
-        log.warning("turn failed", id=held.id, raised=held.raised + 1, error=cause_of(exc))
-        if held.raised + 1 >= ATTEMPTS or isinstance(exc, MalformedFrame):
+    except MalformedFrame as exc:
+        return bury(held, desk, "it cannot be read", exc)
+    except SkillBroken as exc:
+        log.warning("turn failed", id=held.id, raised=held.raised + 1, error=type(root_of(exc)).__name__)
+        if held.raised + 1 >= ATTEMPTS:
             return bury(held, desk, "it raised each time", exc)
         return postpone(held, desk, queue, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
 
@@ -225,18 +234,20 @@ def hand_on(held: Lease, desk: Desk, message: Message, queue: str) -> Sequence[s
 
 
 def dead_letter(held: Lease, reason: str, exc: BaseException | None) -> bytes:
-    """The record of a message that was given up."""
-    where = "".join(traceback.format_tb(exc.__traceback__)) if exc else ""
+    """The record of a message that was given up: where it broke, not what was raised, which may quote the person."""
+    root = root_of(exc) if exc else None
+    where = "".join(traceback.format_tb(root.__traceback__)) if root else ""
+    error = type(root).__name__ if root else ""
     return msgspec.json.encode(
-        {"v": 1, "id": held.id, "reason": reason, "error": cause_of(exc), "where": where, "message": held.body}
+        {"v": 1, "id": held.id, "reason": reason, "error": error, "where": where, "message": held.body}
     )
 
 
-def cause_of(exc: BaseException | None) -> str:
-    """The type of what went wrong at the root; its text may quote the person."""
-    while exc is not None and exc.__cause__ is not None:
+def root_of(exc: BaseException) -> BaseException:
+    """What went wrong first: in a skill, not in the wrapping around it."""
+    while exc.__cause__ is not None:
         exc = exc.__cause__
-    return type(exc).__name__ if exc else ""
+    return exc
 
 
 class TurnContext:
@@ -269,9 +280,7 @@ class TurnContext:
         """skills.sdk.Context.read."""
         if self._desk.download is None:
             raise SkillBroken("this pool downloads nothing")
-        data = self._desk.download(attachment)
-        self._holding.touch()
-        return data
+        return self._desk.download(attachment)
 
     def wording(self, key: str, **fields: object) -> str:
         return self._desk.wording.say(key, **fields)
@@ -290,17 +299,21 @@ class TurnContext:
     def _follow(self, engine: Engine, request: Request) -> str:
         """The whole text of a request, shown as it comes. Raises Drained or LeaseLost if the turn was ended."""
         pieces: list[str] = []
-        with self._desk.typing.typist(self._lease, self._message.address) as typist:
+        desk, holding = self._desk, self._holding
+        with (
+            desk.typing.typist(self._lease, self._message.address) as typist,
+            holding.listening(desk.rules.silence_limit_s),
+        ):
             if typist.due():
-                typist.show(self._desk.wording.say("thinking"))
+                typist.show(desk.wording.say("thinking"))
             handle = engine.submit(request)
-            self._holding.on_end(handle.cancel)
+            holding.on_end(handle.cancel)
             for piece in handle:
-                self._holding.touch()
+                holding.touch()
                 pieces.append(piece)
                 if typist.due():
                     typist.show("".join(pieces))
-        match self._holding.ending:
+        match holding.ending:
             case "drained":
                 raise Drained("the process is leaving")
             case "lost" | "hung":

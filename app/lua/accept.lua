@@ -1,7 +1,8 @@
 #!lua
 -- accept: put a message into its mailbox, once, by its time of sending. The only script that honours maxmemory.
 -- KEYS[1]  <box>:{shard}:<conversation>         list of items
--- KEYS[2]  state:{shard}:<box>:<conversation>   hash: token, until, head, request, stop, settled, answer, full, woken
+-- KEYS[2]  state:{shard}:<box>:<conversation>   hash: token, until, head, request, stop, settled, answer, full,
+--                                               woken, swept
 -- KEYS[3]  due:{shard}:<box>                    sorted set, conversation by the time to look again
 -- KEYS[4]  seen:{shard}:<id>                    string, expires
 -- KEYS[5]  waiting:{shard}:<box>                number of items in all mailboxes of the shard
@@ -9,6 +10,7 @@
 -- KEYS[7]  due:{shard}:outbox
 -- KEYS[8]  waiting:{shard}:outbox
 -- KEYS[9]  state:{shard}:inbox:<conversation>   which message is running (control only)
+-- KEYS[10] state:{shard}:outbox:<conversation>
 -- ARGV     conversation, id, sent ms, queue, body, dedupe ms, limit of this mailbox, room left in this shard,
 --          grace ms, notice "this conversation is full", notice "the house is full", "control" or ""
 -- returns  {WAKE | WAIT | REPEAT | FULL, queue to wake or ''}
@@ -31,7 +33,7 @@ if conversation_full or tonumber(redis.call('GET', KEYS[5]) or 0) >= tonumber(AR
   if length == 0 then redis.call('PEXPIRE', KEYS[2], STATE_REST_MS) end
   local notice = { v = 1, id = id, queue = 'send', at = sent, since = now, raised = 0, vanished = 0, forwards = 0,
     note = '', body = conversation_full and ARGV[10] or ARGV[11] }
-  append(KEYS[6], KEYS[7], KEYS[8], conversation, notice, now + grace)
+  append(KEYS[6], KEYS[10], KEYS[7], KEYS[8], conversation, notice, now + grace)
   return { 'FULL', 'send' }
 end
 if waiting <= tonumber(ARGV[7]) / 2 then redis.call('HDEL', KEYS[2], 'full') end

@@ -11,6 +11,7 @@
 -- KEYS[9]  draft:{shard}:<conversation>
 -- KEYS[10] dead:{shard}                         sorted set, dead letters by time
 -- KEYS[11] cards:{shard}                        hash, ids of messages whose card is open
+-- KEYS[12] state:{shard}:outbox:<conversation>
 -- ARGV     conversation, token, grace ms, reply id, reply body or '', what becomes of the context (keep, save,
 --          forget), the context, its time to live ms, dead letter or '', keep dead letters ms, at most so many,
 --          "close card" or '', id closed ...
@@ -18,12 +19,7 @@
 local conversation, token = ARGV[1], ARGV[2]
 local FIRST_ID = 13
 
-if redis.call('HGET', KEYS[2], 'token') ~= token then
-  if redis.call('HGET', KEYS[2], 'settled') == token then
-    return cmsgpack.unpack(redis.call('HGET', KEYS[2], 'answer'))
-  end
-  return { 'LOST' }
-end
+if redis.call('HGET', KEYS[2], 'token') ~= token then return settled(KEYS[2], token, 'commit') end
 local now = now_ms()
 local look_again = now + tonumber(ARGV[3])
 
@@ -39,11 +35,12 @@ end
 
 local send = ''
 if ARGV[5] ~= '' then
-  append(KEYS[5], KEYS[6], KEYS[7], conversation, { v = 1, id = ARGV[4], queue = 'send', at = now, since = now,
+  append(KEYS[5], KEYS[12], KEYS[6], KEYS[7], conversation, { v = 1, id = ARGV[4], queue = 'send', at = now, since = now,
     raised = 0, vanished = 0, forwards = 0, note = '', body = ARGV[5] }, look_again)
-  redis.call('DEL', KEYS[9])
   send = 'send'
 end
+-- Another message's draft goes on: its version must never start anew, it is part of an idempotency key.
+if closed[redis.call('HGET', KEYS[9], 'id')] then redis.call('DEL', KEYS[9]) end
 if ARGV[6] == 'save' then
   redis.call('SET', KEYS[8], ARGV[7], 'PX', ARGV[8])
 elseif ARGV[6] == 'forget' then
@@ -56,6 +53,5 @@ if ARGV[9] ~= '' then
 end
 if ARGV[12] == 'close card' then redis.call('HDEL', KEYS[11], ARGV[FIRST_ID]) end
 
-local answer = { 'DONE', settle(KEYS[1], KEYS[2], KEYS[3], conversation, look_again, now), send }
-redis.call('HSET', KEYS[2], 'settled', token, 'answer', cmsgpack.pack(answer))
-return answer
+local next_queue = settle(KEYS[1], KEYS[2], KEYS[3], conversation, look_again, now)
+return remember(KEYS[2], token, 'commit', { 'DONE', next_queue, send })

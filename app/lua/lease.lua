@@ -12,8 +12,7 @@
 --          {BUSY} {EMPTY} {NEWER} {ELSEWHERE, queue}
 local conversation, queue, request = ARGV[1], ARGV[2], ARGV[3]
 local now = now_ms()
-local token, held_until, head_id, held_by, later, later_id = unpack(redis.call('HMGET', KEYS[2],
-  'token', 'until', 'head', 'request', 'later', 'later_id'))
+local token, held_until, head_id, held_by = unpack(redis.call('HMGET', KEYS[2], 'token', 'until', 'head', 'request'))
 local head = head_of(KEYS[1])
 
 local function leased(with_token)
@@ -29,20 +28,20 @@ end
 
 local function drafted(with_token)
   local draft = redis.call('HMGET', KEYS[5], 'id', 'token', 'n', 'text', 'address')
-  if not draft[1] then return { 'EMPTY' } end
   return { 'DRAFT', with_token, draft[1], draft[2], draft[3], draft[4], draft[5] }
 end
 
 if token then
   if tonumber(held_until) > now then
     if held_by ~= request then return { 'BUSY' } end
-    return head and head.id == head_id and leased(token) or drafted(token)
-  end
-  if head and head.id == head_id then -- its holder vanished
+    if head and head.id == head_id then return leased(token) end
+    if redis.call('EXISTS', KEYS[5]) == 1 then return drafted(token) end
+    -- the final reply came between the call and its repeat: the draft is gone, and that is what is to be leased
+  elseif head and head.id == head_id then -- its holder vanished
     head.vanished = head.vanished + 1
     redis.call('LSET', KEYS[1], 0, cmsgpack.pack(head))
   end
-  redis.call('HDEL', KEYS[2], 'token', 'until', 'head', 'request', 'stop')
+  redis.call('HDEL', KEYS[2], 'token', 'until', 'head', 'request')
 end
 
 local draft = false
@@ -59,8 +58,8 @@ elseif head.v > tonumber(ARGV[5]) then
   return { 'NEWER' }
 elseif head.queue ~= queue then
   return { 'ELSEWHERE', head.queue }
-elseif later_id == head.id and tonumber(later) > now then
-  redis.call('ZADD', KEYS[3], later, conversation)
+elseif head.later and head.later > now then
+  redis.call('ZADD', KEYS[3], head.later, conversation)
   return { 'BUSY' }
 end
 
@@ -68,7 +67,6 @@ redis.call('SET', KEYS[4], now * 1000, 'NX') -- seeded from the clock: a lost re
 token = redis.call('INCR', KEYS[4])
 redis.call('HSET', KEYS[2], 'token', token, 'until', now + tonumber(ARGV[4]), 'request', request,
   'head', draft and 'draft' or head.id)
-redis.call('HDEL', KEYS[2], 'later', 'later_id')
 redis.call('PERSIST', KEYS[2])
 redis.call('ZADD', KEYS[3], now + tonumber(ARGV[4]), conversation)
 return draft and drafted(token) or leased(token)

@@ -8,17 +8,13 @@
 -- ARGV     conversation, token, grace ms, delay ms, what counts ("raised", "vanished", ""),
 --          id and version of the draft that was sent ('' and 0 if none)
 -- returns  {DONE, queue to wake now or ''} or {LOST}; the same again when repeated
-if redis.call('HGET', KEYS[2], 'token') ~= ARGV[2] then
-  if redis.call('HGET', KEYS[2], 'settled') == ARGV[2] then
-    return cmsgpack.unpack(redis.call('HGET', KEYS[2], 'answer'))
-  end
-  return { 'LOST' }
-end
+if redis.call('HGET', KEYS[2], 'token') ~= ARGV[2] then return settled(KEYS[2], ARGV[2], 'release') end
 local now, delay = now_ms(), tonumber(ARGV[4])
 local head = head_of(KEYS[1])
 local on_head = head and redis.call('HGET', KEYS[2], 'head') == head.id
-if on_head and ARGV[5] ~= '' then
-  head[ARGV[5]] = head[ARGV[5]] + 1
+if on_head then
+  if ARGV[5] ~= '' then head[ARGV[5]] = head[ARGV[5]] + 1 end
+  head.later = delay > 0 and now + delay or nil
   redis.call('LSET', KEYS[1], 0, cmsgpack.pack(head))
 end
 if ARGV[6] ~= '' then
@@ -27,10 +23,4 @@ if ARGV[6] ~= '' then
 end
 local look_again = delay > 0 and on_head and now + delay or now + tonumber(ARGV[3])
 local queue = settle(KEYS[1], KEYS[2], KEYS[3], ARGV[1], look_again, now)
-if delay > 0 and on_head then
-  redis.call('HSET', KEYS[2], 'later', now + delay, 'later_id', head.id)
-  queue = ''
-end
-local answer = { 'DONE', queue }
-redis.call('HSET', KEYS[2], 'settled', ARGV[2], 'answer', cmsgpack.pack(answer))
-return answer
+return remember(KEYS[2], ARGV[2], 'release', { 'DONE', delay > 0 and on_head and '' or queue })

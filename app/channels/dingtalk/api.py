@@ -31,6 +31,7 @@ PATIENCE_S: Final = 0.2  # no thread sleeps longer for a grant; the caller comes
 CONNECT_S: Final = 2.0
 DOWNLOAD_S: Final = 30.0
 DOWNLOAD_LIMIT_BYTES: Final = 20_000_000
+LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
 PLATFORM_DOMAINS: Final = ("dingtalk.com", "dingtalk.io")
 
 Json = dict[str, Any]
@@ -119,7 +120,10 @@ class DingTalkApi:
         return fetch(self._client, url, limit_bytes=limit_bytes, limit_s=limit_s)
 
     def trusts(self, url: str) -> bool:
-        """Whether an address from outside is the platform's own: https to its domains, or a configured endpoint."""
+        """Whether an address from outside is the platform's own: https to its domains, or a configured endpoint.
+
+        A platform that is configured on this very machine, a sandbox, may name any port of it.
+        """
         try:
             target, own = httpx.URL(url), [httpx.URL(self._openapi), httpx.URL(self._oapi)]
         except (httpx.InvalidURL, ValueError):
@@ -128,6 +132,8 @@ class DingTalkApi:
             return False
         if any((target.scheme, target.host, target.port) == (one.scheme, one.host, one.port) for one in own):
             return True
+        if {target.host, own[0].host} <= LOOPBACK:
+            return target.scheme in ("http", "https")
         host = target.host.lower()
         named = any(host == domain or host.endswith(f".{domain}") for domain in PLATFORM_DOMAINS)
         return named and target.scheme == "https" and target.port is None

@@ -277,7 +277,7 @@ def test_an_expired_webhook_is_not_even_tried(
         ("https://evildingtalk.com/", False),
         ("https://dingtalk.com.evil.example/", False),
         ("https://user:pw@oapi.dingtalk.com/", False),
-        ("http://127.0.0.1:1/", False),
+        ("http://localhost:1/", True),  # the platform itself is on this machine: a sandbox
         ("http://169.254.169.254/latest", False),
         ("file:///etc/passwd", False),
         ("https://oapi.dingtalk.com\\@evil.example/", False),
@@ -293,8 +293,12 @@ def test_only_the_platforms_own_webhooks_are_used(
     assert make_api().trusts(url.replace("{own}", sandbox.url)) is trusted
 
 
+def test_the_real_platform_cannot_make_us_call_this_machine(make_api: Callable[..., DingTalkApi]) -> None:
+    assert not make_api(openapi="https://api.dingtalk.com").trusts("http://127.0.0.1:1/")
+
+
 def test_an_untrusted_webhook_is_refused(outlet: DingTalkOutlet) -> None:
-    address = Address(channel="dingtalk", robot="r", chat="c", group=False, webhook="http://127.0.0.1:9/x")
+    address = Address(channel="dingtalk", robot="r", chat="c", group=False, webhook="http://169.254.169.254/x")
 
     with pytest.raises(PlatformRefused, match=r"webhook\.host"):
         outlet.by_webhook(address, "x")
