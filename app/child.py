@@ -80,6 +80,7 @@ class Child:
         self._stopped = asyncio.Event()
         self._was_ready = False
         self._told_no_room = False
+        self._replacing = False
 
     @property
     def name(self) -> str:
@@ -102,7 +103,9 @@ class Child:
                 break
             self._set_state("restarting")
             lived_s = time.monotonic() - self.started_at
-            wait_s = backoff.after(lived_s=lived_s, replace=self._was_ready and status == REPLACE_ME)
+            replace = self._replacing or (self._was_ready and status == REPLACE_ME)
+            self._replacing = False
+            wait_s = backoff.after(lived_s=lived_s, replace=replace)
             log.warning("process ended", process=self.name, status=status, lived_s=round(lived_s, 1), wait_s=wait_s)
             await self._pause(wait_s)
 
@@ -113,6 +116,23 @@ class Child:
             self._set_state("draining")
             self._signal(signal.SIGTERM)
         asyncio.get_running_loop().call_later(max(grace_s, 0.0), self._signal, signal.SIGKILL)
+
+    def replace(self, grace_s: float) -> None:
+        """Ask the process to finish and end, with SIGKILL after `grace_s`; the next one starts here at once."""
+        if self.state == "ready":
+            self._set_state("draining")
+            self._replacing = True
+            pid = self.pid
+            self._signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(grace_s, self._kill_if_still, pid)
+
+    def rss_mb(self) -> float:
+        """Memory of the process, in megabytes; 0 between two lives."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     async def _live(self) -> int:
         """One life of a process; its exit status (-n: ended by signal n; 127: could not be started)."""
@@ -199,6 +219,10 @@ class Child:
         if self.pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
+
+    def _kill_if_still(self, pid: int | None) -> None:
+        if self.pid == pid:
+            self._signal(signal.SIGKILL)
 
     def _complain(self) -> None:
         if not self._was_ready:

@@ -53,5 +53,9 @@ def token(shard: int) -> str:
     return f"token:{{{shard}}}"
 
 
+def calls(month: str) -> str:
+    return f"calls:{month}"
+
+
 SWEEPER = "sweeper"
 FORMAT = "switchyard"  # hash: version and shards, written at the first start

@@ -121,8 +121,9 @@ class Waker:
     def _all_due(self) -> list[tuple[str, str]]:
         """Wait until a wake-up is due; all that are due then, each once. Empty at the end."""
         while True:
-            while len(self._later) < _MOST_TOGETHER and self._hear(0.0):
-                continue
+            for _ in range(_MOST_TOGETHER):
+                if not self._hear(0.0):
+                    break
             if (due := self._due_now()) or self._closed:
                 return due
             self._hear(self._later[0][0] - time.monotonic() if self._later else None)
@@ -182,6 +183,7 @@ def queue_lengths(celery: Celery) -> dict[str, int] | None:
 
 def _lengths(celery: Celery) -> dict[str, int]:
     with celery.connection_for_write() as connection:
+        connection.connect()  # once or twice; the channel's own way to a connection takes six seconds to give up
         channel = connection.default_channel
         return {name: _length(channel, name) for name in QUEUES}
 

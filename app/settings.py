@@ -14,6 +14,7 @@ from app.errors import BadSetting
 
 Pool = Literal["text", "image", "default", "sender"]
 POOLS: tuple[Pool, ...] = ("text", "image", "default", "sender")
+REPLACEABLE = (*POOLS, "listener", "web")  # roles that may be replaced when they have grown
 QUEUE_OF_POOL = {"text": "text", "image": "image", "default": "default", "sender": "send"}
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -74,6 +75,10 @@ class Settings(BaseSettings):
         default_factory=lambda: dict.fromkeys(POOLS, 1),
         description="worker processes of each pool, such as `text=2,image=1,default=1,sender=1`",
     )
+    max_rss_mb: Annotated[dict[str, int], NoDecode] = Field(
+        default_factory=dict,
+        description="memory at which a process of a role is drained and replaced, such as `text=12000,image=1500`",
+    )
     connections: int = Field(2, ge=1, le=20, description="connections of a listener to the platform")
 
     # The promises.
@@ -131,6 +136,19 @@ class Settings(BaseSettings):
                 raise ValueError("write it as text=2,image=1,default=1,sender=1, each 0 to 64")
             pools[name.strip()] = int(count)
         return pools
+
+    @field_validator("max_rss_mb", mode="before")
+    @classmethod
+    def _read_max_rss(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        limits: dict[str, int] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            role, _, megabytes = part.partition("=")
+            if role.strip() not in REPLACEABLE or not megabytes.strip().isdigit():
+                raise ValueError(f"write it as text=12000,image=1500, with {', '.join(REPLACEABLE)}")
+            limits[role.strip()] = int(megabytes)
+        return limits
 
     @field_validator("skills_dir")
     @classmethod

@@ -1,6 +1,5 @@
 """What `switchyard status` says: what waits, how long, and what to do about it."""
 
-
 from app import keys
 from app.errors import StoreUnavailable
 from app.installation import limits_of, mailboxes

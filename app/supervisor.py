@@ -31,6 +31,7 @@ _SCALABLE: frozenset[str] = frozenset(POOLS)
 _LISTENER_SHARE = 0.075
 _AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S = 2.2, 1.2, 0.4
 _LAST_SENDS_S = 0.3  # what the last turns committed goes out
+_WEIGH_S = 2.0
 _WARDEN_PAUSE_S, _WARDEN_END_S = 0.2, 0.5
 
 log = structlog.get_logger()
@@ -108,11 +109,13 @@ class Supervisor:
         async with control.serve(self._data_dir, self._answer), asyncio.TaskGroup() as tasks:
             self._tasks, self._around = tasks, self._surroundings(alive_fd)
             guard = tasks.create_task(self._keep_warden(lock))
+            weigher = tasks.create_task(self._replace_what_has_grown())
             starting = tasks.create_task(self._bring_up())
             await self._stop.wait()
             starting.cancel()
             await self._drain()
             guard.cancel()
+            weigher.cancel()
             for place in self._places:  # what a kill did not end (a hanging disk) is the warden's
                 place.cancel()
 
@@ -169,6 +172,19 @@ class Supervisor:
         finally:
             self._children.remove(child)
             self._changed.set()
+
+    async def _replace_what_has_grown(self) -> None:
+        """One process of a role at a time, so that the others go on."""
+        while self._settings.max_rss_mb:
+            await asyncio.sleep(_WEIGH_S)
+            for role, limit_mb in self._settings.max_rss_mb.items():
+                ours = [child for child in self._children if child.spec.role == role]
+                if any(child.state != "ready" for child in ours):
+                    continue
+                heaviest = max(ours, key=Child.rss_mb, default=None)
+                if heaviest is not None and heaviest.rss_mb() > limit_mb:
+                    log.warning("process has grown and is replaced", process=heaviest.name, limit_mb=limit_mb)
+                    heaviest.replace(self._settings.drain_s)
 
     # Stopping
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import structlog
 
-from app.errors import StoreUnavailable
+from app.errors import LeaseLost, StoreUnavailable
 from app.keys import Box
 from app.mailbox import DraftLease, Lease, Mailbox
 
@@ -50,6 +50,10 @@ class Holding:
             yield
         finally:
             self.silence_limit_s = float("inf")
+
+    def wait(self) -> None:
+        """The work has not begun: it waits for a place, and that counts as no time."""
+        self.started_at = self._heard_at = time.monotonic()
 
     def allow(self, limit_s: float) -> None:
         """Give the work another limit, from its start."""
@@ -118,6 +122,22 @@ class Leases:
     def end_all(self, ending: Ending) -> None:
         for holding in self._all():
             holding.end(ending)
+
+    def give_back(self) -> list[tuple[str, str]]:
+        """Release, uncounted, what did not end when it was told to; (queue, conversation) to wake.
+
+        Not what hangs, which may be the message's own fault, and not a reply, whose call may be under way.
+        """
+        woken: list[tuple[str, str]] = []
+        for holding in self._all():
+            lease = holding.lease
+            if lease.box == "outbox" or holding.ending in ("hung", "lost"):
+                continue
+            try:
+                woken.append((self._boxes[lease.box].release(lease), lease.conversation))
+            except (LeaseLost, StoreUnavailable) as exc:
+                log.warning("a turn could not be handed back", id=lease.id, reason=type(exc).__name__)
+        return [one for one in woken if one[0]]
 
     def close(self) -> None:
         self._closed.set()

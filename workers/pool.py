@@ -94,7 +94,7 @@ class PoolProcess:
     def _on_shutting_down(self, **_: Any) -> None:
         self.draining.set()
         grace_s = self.settings.drain_s - HAND_BACK_S
-        threading.Thread(target=self._hand_back, args=(grace_s,), daemon=True).start()
+        threading.Thread(target=self._hand_back_in_time, args=(grace_s,), daemon=True).start()
 
     def _on_orphaned(self) -> None:
         self.draining.set()
@@ -106,7 +106,15 @@ class PoolProcess:
         self._until_idle(grace_s)
         self.leases.end_all("drained")
         self._until_idle(HAND_BACK_S / 2)
+        for queue, conversation in self.leases.give_back():
+            self.waker.wake(queue, conversation)
         self.waker.close()
+
+    def _hand_back_in_time(self, grace_s: float) -> None:
+        """Then Celery ends the process; but it waits for ever for a skill that does not listen."""
+        self._hand_back(grace_s)
+        if self.leases.count():
+            os._exit(0)
 
     def _leave(self, grace_s: float, status: int) -> None:
         self._hand_back(grace_s)

@@ -1,6 +1,7 @@
 """The pool `sender`: the only one that writes to platforms. `celery -A workers.sender worker -Q send -P threads`."""
 
 from app.installation import replies_in_cards
+from app.quota import MonthlyCalls
 from app.settings import load_settings
 from workers.delivery import SendDesk
 from workers.delivery import deliver as deliver_for
@@ -13,15 +14,15 @@ desk: SendDesk
 def open_desk(process: PoolProcess) -> None:
     global desk
     settings = process.settings
-    in_cards = replies_in_cards(settings)
+    in_cards, month = replies_in_cards(settings), MonthlyCalls(process.store, settings.card_calls_per_month)
     desk = SendDesk(
         outbox=process.boxes["outbox"],
         leases=process.leases,
-        outlet=build_outlet(settings),
+        outlet=build_outlet(settings, month.count),
         wake=process.waker.wake,
         wake_later=process.waker.wake_later,
         wording=process.wording,
-        cards=lambda: in_cards,
+        cards=lambda: in_cards and month.left(),
         reply_expires_s=settings.reply_expires_s,
         unsure=settings.unsure,
         draining=process.draining,

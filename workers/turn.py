@@ -2,7 +2,7 @@
 
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +27,7 @@ from app.queue import Wake, WakeLater
 from app.redis import Store
 from app.wording import Wording
 from skills.sdk import Answer, Forward
-from workers.engine.interface import Engine, Request
+from workers.engine.interface import Engine, Handle, Request
 from workers.leases import Holding, Leases
 from workers.skills import Skill, Skills
 from workers.typing import Typing
@@ -35,7 +35,7 @@ from workers.typing import Typing
 ATTEMPTS = 3  # raised, or vanished: then it is a dead letter
 SUSPECT_PAUSE_S = 0.5
 FIRST_BACK_OFF_S = 1.0
-COMMIT_MARGIN_S = 5.0  # an answer that is still being written is cut so long before the turn's limit
+COMMIT_MARGIN_S, COMMIT_SHARE = 5.0, 0.2  # an answer that is still being written is cut so long before the limit
 log = structlog.get_logger()
 
 
@@ -271,7 +271,6 @@ class TurnContext:
             messages=engine.fit(prompt, desk.rules.answer_tokens),
             max_new_tokens=desk.rules.answer_tokens,
             temperature=temperature or 0.0,
-            deadline_s=max(1.0, self._holding.left_s() - COMMIT_MARGIN_S),
         )
         text = self._follow(engine, request)
         return desk.wording.say("stopped") if not text and self._holding.ending == "stopped" else text
@@ -308,8 +307,7 @@ class TurnContext:
                 typist.show(desk.wording.say("thinking"))
             handle = engine.submit(request)
             holding.on_end(handle.cancel)
-            for piece in handle:
-                holding.touch()
+            for piece in self._pieces(handle):
                 pieces.append(piece)
                 if typist.due():
                     typist.show("".join(pieces))
@@ -319,3 +317,21 @@ class TurnContext:
             case "lost" | "hung":
                 raise LeaseLost(self._lease.conversation)
         return "".join(pieces).strip()
+
+    def _pieces(self, handle: Handle) -> Iterator[str]:
+        """The text as it comes. Waiting for a slot takes nothing from the turn's time; what is there by its end is
+        the answer."""
+        margin_s = min(COMMIT_MARGIN_S, COMMIT_SHARE * self._holding.limit_s)
+        while True:
+            try:
+                piece = handle.next_piece(min(1.0, margin_s / 2))
+            except TimeoutError:
+                if not handle.begun:
+                    self._holding.wait()
+            else:
+                if piece is None:
+                    return
+                self._holding.touch()
+                yield piece
+            if self._holding.left_s() < margin_s:
+                handle.cancel()

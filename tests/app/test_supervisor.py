@@ -55,6 +55,16 @@ def test_everything_is_started_and_listed(start: Start) -> None:
     assert set(processes[0]) == {"role", "pid", "queue", "state", "uptime_s"}
 
 
+def test_a_process_that_has_grown_is_drained_and_replaced(start: Start) -> None:
+    """A leak costs a restart, not the machine; a toy weighs some 20 MB."""
+    running = start(SWITCHYARD_MAX_RSS_MB="text=5").until_ready()
+    first = running.pid("text")
+
+    eventually(lambda: running.ready("text") and running.pid("text") != first)
+
+    assert running.ready("default")
+
+
 def test_a_killed_child_is_replaced_at_once(start: Start) -> None:
     """Its conversations wait for the next one's start, and for nothing of ours."""
     running = start().until_ready()

@@ -125,6 +125,7 @@ class EchoEngine:
         while self._waiting and len(self._running) < self.slots:
             echo = self._waiting.pop()
             echo.started_s = self._clock()
+            echo.handle.begin()
             self._running.add(echo)
             self._look_again(echo, echo.started_s + 1 / self._per_s)
 

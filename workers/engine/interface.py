@@ -38,12 +38,14 @@ class Result:
 
 
 class Handle:
-    """One running request, seen by the one thread that waits for it. `emit`, `finish`, `fail` are the engine's side."""
+    """One running request, seen by the one thread that waits for it. `begin`, `emit`, `finish`, `fail` are
+    the engine's side."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[str | Result | SwitchyardError] = queue.SimpleQueue()
         self._end: Result | SwitchyardError | None = None
         self._cancelled = threading.Event()
+        self._begun = False
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of the text as they come, whole characters only; ends when the request ends, raises its error."""
@@ -80,7 +82,16 @@ class Handle:
     def cancelled(self) -> bool:
         return self._cancelled.is_set()
 
+    @property
+    def begun(self) -> bool:
+        """Whether the engine works on it; until then it waits for a slot."""
+        return self._begun
+
+    def begin(self) -> None:
+        self._begun = True
+
     def emit(self, piece: str) -> None:
+        self._begun = True
         self._events.put(piece)
 
     def finish(self, result: Result) -> None:

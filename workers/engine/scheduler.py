@@ -121,7 +121,9 @@ class Scheduler:
             return self._running[-1]
         if len(self._running) == self._slots or not self._waiting:
             return None
-        self._running.append(self._waiting.pop())
+        joining = self._waiting.pop()
+        joining.handle.begin()
+        self._running.append(joining)
         return self._running[-1]
 
     def _move(self, sequence: Sequence, source: int, target: int) -> None:

@@ -50,12 +50,15 @@ class DingTalkApi:
         calls_per_s: float = 20.0,
         read_s: float = 5.0,
         monotonic: Callable[[], float] = time.monotonic,
+        on_card_call: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_card_call` is told of each card call before it is made: the platform counts refused ones too."""
         self._openapi = openapi.rstrip("/")
         self._oapi = oapi.rstrip("/")
         self._credentials = {"appKey": client_id, "appSecret": client_secret}
         self._calls_per_s = calls_per_s
         self._monotonic = monotonic
+        self._on_card_call = on_card_call
         self._client = httpx.Client(
             timeout=httpx.Timeout(read_s, connect=CONNECT_S),
             limits=httpx.Limits(max_connections=128, max_keepalive_connections=64),
@@ -170,6 +173,8 @@ class DingTalkApi:
             raise PlatformBusy("our own limit", retry_after_s=wait_s)
         if wait_s:
             time.sleep(wait_s)
+        if path in (CREATE, STREAMING):
+            self._on_card_call()
         try:
             return self._exchange(method, self._openapi + path, body, api=path, token=token)
         except Throttled as exc:
