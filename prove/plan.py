@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+SKILLS = Path(__file__).parent / "skills"
 LEASE_S = 2.0
 ROLES = ("text", "sender", "listener", "redis", "default", "broker", "image", "web")
 MODES = ("stream", "card", "markdown")
@@ -16,7 +18,7 @@ class Plan:
     people: int = 20
     messages_each: int = 12
     kills: Sequence[str] = ROLES
-    freezes: Sequence[str] = ("text", "text")
+    freezes: Sequence[str] = ("text", "default")
     seed: int = 1
 
     def faults(self) -> list[tuple[str, str]]:
@@ -34,7 +36,8 @@ class Plan:
             "SWITCHYARD_ENGINE": "echo",
             "SWITCHYARD_ECHO_TOKENS_PER_S": "10",
             "SWITCHYARD_SLOTS": "64",
-            "SWITCHYARD_POOLS": "text=2,image=1,default=1,sender=2",
+            "SWITCHYARD_POOLS": "text=2,image=1,default=2,sender=2",
+            "SWITCHYARD_SKILLS_DIR": str(SKILLS),
             "SWITCHYARD_LEASE_S": str(LEASE_S),
             "SWITCHYARD_SWEEP_INTERVAL_S": "0.5",
             "SWITCHYARD_REPLY_MODE": self.mode,

@@ -60,7 +60,7 @@ def _converse(plan: Plan, client: SandboxClient, house: Installation, say: Say) 
 
 
 def _say_all(plan: Plan, number: int, client: SandboxClient) -> list[Sent]:
-    """One message of everybody; some are long, and some are delivered twice although they were acknowledged."""
+    """One message of everybody: some are long, some are commands, some come twice although they were acknowledged."""
     marks = {f"person{index}": f"p{index}m{number}" for index in range(plan.people)}
     told = client.send_many(
         [_message(person, mark, index + number) for index, (person, mark) in enumerate(marks.items())]
@@ -71,7 +71,8 @@ def _say_all(plan: Plan, number: int, client: SandboxClient) -> list[Sent]:
 
 
 def _message(person: str, mark: str, kind: int) -> dict[str, Any]:
-    text = f"#{mark}# {LONG if kind % 4 == 0 else SHORT}".strip()
+    command = "/slow " if kind % 2 else ""  # for the pool `default`
+    text = f"{command}#{mark}# {LONG if kind % 4 == 0 else SHORT}".strip()
     again = {"redeliveries": 1, "redeliver_after_s": REDELIVER_AFTER_S} if kind % 3 == 0 else {}
     return {"text": text, "conversation": f"cid-{person}=", "sender": person, "staff": person, **again}
 

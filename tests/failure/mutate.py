@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).parent / "mutations"
 PACKAGES = ("app", "workers", "skills", "sandbox", "prove", "celeryconfig.py")
-RUN = ("--people", "16", "--messages", "6", "--mode", "markdown", "--kill", "text,broker,listener,redis")
+RUN = ("--people", "16", "--messages", "6", "--mode", "markdown", "--kill", "text,broker,default,redis")
 
 
 def main() -> None:
