@@ -63,17 +63,18 @@ def _say_all(plan: Plan, number: int, client: SandboxClient) -> list[Sent]:
     """One message of everybody: some are long, some are commands, some come twice although they were acknowledged."""
     marks = {f"person{index}": f"p{index}m{number}" for index in range(plan.people)}
     told = client.send_many(
-        [_message(person, mark, index + number) for index, (person, mark) in enumerate(marks.items())]
+        [_message(person, mark, index, index + number) for index, (person, mark) in enumerate(marks.items())]
     )
     return [
         Sent(answer["msgId"], person, number, mark) for answer, (person, mark) in zip(told, marks.items(), strict=True)
     ]
 
 
-def _message(person: str, mark: str, kind: int) -> dict[str, Any]:
+def _message(person: str, mark: str, index: int, kind: int) -> dict[str, Any]:
+    """A redelivery wakes its conversation and so would hide that nobody else did: it happens to some people only."""
     command = "/slow " if kind % 2 else ""  # for the pool `default`
     text = f"{command}#{mark}# {LONG if kind % 4 == 0 else SHORT}".strip()
-    again = {"redeliveries": 1, "redeliver_after_s": REDELIVER_AFTER_S} if kind % 3 == 0 else {}
+    again = {"redeliveries": 1, "redeliver_after_s": REDELIVER_AFTER_S} if index % 3 == 0 else {}
     return {"text": text, "conversation": f"cid-{person}=", "sender": person, "staff": person, **again}
 
 

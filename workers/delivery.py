@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
-from app.errors import LeaseLost, OutcomeUnknown, PlatformBusy, PlatformRefused
+from app.errors import LeaseLost, OutcomeUnknown, PlatformBusy, PlatformRefused, Unsure
 from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
@@ -25,7 +25,7 @@ from workers.leases import Holding, Leases
 ATTEMPTS = 3
 MOST_IN_A_ROW = 20
 SEND_LIMIT_S = 120.0
-FIRST_BACK_OFF_S = 1.0
+FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
 TOO_LONG = "param.stream.content"
 UNSAFE = "param.contentUnsafe"
 log = structlog.get_logger()
@@ -107,9 +107,12 @@ def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
     except PlatformBusy as exc:
         log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
         return later(held, desk, exc.retry_after_s)
+    except Unsure:
+        log.warning("platform's answer unknown; the message may be seen twice", id=held.id)
+        return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
     except OutcomeUnknown:
         log.warning("platform's answer unknown; the same call will be repeated", id=held.id)
-        return later(held, desk, FIRST_BACK_OFF_S)
+        return later(held, desk, min(max(FIRST_BACK_OFF_S, held.age_s), LONGEST_BACK_OFF_S))
     except PlatformRefused as exc:
         log.error("platform refused a reply in every way", id=held.id, code=exc.code)
         return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
@@ -147,8 +150,8 @@ def by_card(held: Lease, reply: Reply, texts: list[str], progress: Progress, des
         return by_card_instead(held, texts, progress, desk)
     card = card_of(held.id)
     try:
-        if not is_open:
-            desk.outlet.open_card(card, reply.address, texts[0])
+        if not is_open:  # with a word of ours: what the answer says is for the last update, and its audit
+            desk.outlet.open_card(card, reply.address, desk.wording.say("thinking"))
             desk.outbox.mark(held, held.note, card_opened=True)
             is_open = True
         desk.outlet.finish_card(card, reply.text, key=key_of(f"{held.id}:final"))
@@ -198,6 +201,8 @@ def by_message(held: Lease, address: Address, texts: list[str], progress: Progre
     except PlatformBusy:
         noted(held, progress, desk)  # proved: nothing was done
         raise
+    except OutcomeUnknown as exc:
+        raise Unsure(str(exc)) from exc
     following = Progress(progress.way, part=progress.part + 1)
     return noted(held, following, desk) if following.part < len(texts) else following
 

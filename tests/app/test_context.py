@@ -1,0 +1,54 @@
+"""What was said before: bounded when it is written, gone when it has expired."""
+
+import pytest
+
+from app import keys
+from app.context import MAX_BYTES, MAX_LINES, extended, recall
+from app.errors import MalformedFrame
+from app.message import Said
+from app.redis import Store
+from app.wire import decode_context
+
+CONVERSATION = "dingtalk:bot:cid1:ann"
+
+
+def test_a_conversation_without_a_past_has_none(store: Store) -> None:
+    assert recall(store, CONVERSATION) == ()
+
+
+def test_what_was_kept_is_recalled(store: Store) -> None:
+    store.client.set(keys.context(CONVERSATION), extended((), "早上好", "hello"))
+
+    assert recall(store, CONVERSATION) == (Said("user", "早上好"), Said("assistant", "hello"))
+
+
+def test_the_newest_lines_stay() -> None:
+    history: tuple[Said, ...] = ()
+    for number in range(40):
+        history = decode_context(extended(history, f"question {number}", f"answer {number}"))
+
+    assert len(history) == MAX_LINES
+    assert (history[0].text, history[-1].text) == ("question 15", "answer 39")
+
+
+@pytest.mark.parametrize("character", ["a", "汉", '"'])
+def test_the_kept_bytes_are_bounded_and_questions_stay_with_their_answers(character: str) -> None:
+    history: tuple[Said, ...] = ()
+    for _ in range(30):
+        stored = extended(history, character * 3000, "short")
+        history = decode_context(stored)
+        assert len(stored) <= MAX_BYTES
+
+    assert [line.role for line in history] == ["user", "assistant"] * (len(history) // 2)
+    assert history
+
+
+def test_what_is_too_long_alone_is_not_kept() -> None:
+    assert decode_context(extended((Said("user", "before"), Said("assistant", "yes")), "x" * MAX_BYTES, "no")) == ()
+
+
+def test_what_cannot_be_read_is_a_clear_error(store: Store) -> None:
+    store.client.set(keys.context(CONVERSATION), b"{")
+
+    with pytest.raises(MalformedFrame):
+        recall(store, CONVERSATION)
