@@ -13,6 +13,7 @@ task_create_missing_queues = False  # after a reconnect a worker must not consum
 task_serializer = "json"
 accept_content = ["json"]
 result_backend = None
+result_backend_thread_safe = True  # else each new thread looks for one in every package, longer than a short turn takes
 task_ignore_result = True
 task_store_errors_even_if_ignored = False
 task_acks_late = False  # late acks ran every task in flight again after a connection reset

@@ -101,10 +101,11 @@ class Store:
         """
         script = load_script(name)
         try:
-            return self._pipeline(script, calls)
-        except NoScriptError:
-            self.client.script_load(script.text)
-            return self._pipeline(script, calls)
+            try:
+                return self._pipeline(script, calls)
+            except NoScriptError:
+                self.client.script_load(script.text)
+                return self._pipeline(script, calls)
         except RedisError as exc:
             raise StoreUnavailable(str(exc)) from exc
 
@@ -113,9 +114,10 @@ class Store:
 
     def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         try:
-            return self.client.evalsha(script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return self.client.eval(script.text, len(keys), *keys, *args)
+            try:
+                return self.client.evalsha(script.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return self.client.eval(script.text, len(keys), *keys, *args)
         except ResponseError as exc:
             raise _translated(exc) from exc
 
@@ -197,6 +199,8 @@ class AsyncStore:
         answer = (await asyncio.shield(batch.answers))[place]  # who leaves takes nobody along
         if isinstance(answer, ResponseError):
             raise _translated(answer) from answer
+        if isinstance(answer, RedisError):  # such as a server that is still loading
+            raise answer
         return answer
 
     async def _travel(self, calls: list[_Call]) -> list[Any]:

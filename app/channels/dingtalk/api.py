@@ -59,10 +59,9 @@ class DingTalkApi:
         self._calls_per_s = calls_per_s
         self._monotonic = monotonic
         self._on_card_call = on_card_call
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(read_s, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=128, max_keepalive_connections=64),
-        )
+        self._timeout = httpx.Timeout(read_s, connect=CONNECT_S)
+        self._of_thread = threading.local()
+        self._clients: list[httpx.Client] = []
         self._token = AccessToken(self._fetch_token, monotonic)
         self._limiters: dict[str, Limiter] = {}
         self._limiters_lock = threading.Lock()
@@ -70,7 +69,8 @@ class DingTalkApi:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
     def create_card(self, body: Json) -> None:
         """Create a card and deliver it. Idempotent by `outTrackId`: a card that is there already is a success."""
@@ -120,7 +120,7 @@ class DingTalkApi:
         url = answer.get("downloadUrl")
         if not isinstance(url, str):
             raise BadPicture("an answer without downloadUrl")
-        return fetch(self._client, url, limit_bytes=limit_bytes, limit_s=limit_s)
+        return fetch(self._client(), url, limit_bytes=limit_bytes, limit_s=limit_s)
 
     def trusts(self, url: str) -> bool:
         """Whether an address from outside is the platform's own: https to its domains, or a configured endpoint.
@@ -187,6 +187,14 @@ class DingTalkApi:
                 self._limiters[path] = Limiter(self._calls_per_s, self._monotonic)
             return self._limiters[path]
 
+    def _client(self) -> httpx.Client:
+        """This thread's own: in a pool that many threads share, each call looks through everybody's connections."""
+        client: httpx.Client | None = getattr(self._of_thread, "client", None)
+        if client is None:
+            client = self._of_thread.client = httpx.Client(timeout=self._timeout)
+            self._clients.append(client)
+        return client
+
     def _fetch_token(self) -> Mapping[str, Any]:
         return self._exchange("POST", self._openapi + TOKEN, self._credentials, api=TOKEN)
 
@@ -219,7 +227,7 @@ class DingTalkApi:
         if token:
             headers["x-acs-dingtalk-access-token"] = token
         try:
-            return self._client.request(method, url, content=msgspec.json.encode(body), headers=headers)
+            return self._client().request(method, url, content=msgspec.json.encode(body), headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:  # nothing was sent
             log.warning("platform not reached", api=api, error=type(exc).__name__)
             raise PlatformBusy(type(exc).__name__) from None  # the exception's request holds token and body

@@ -1,0 +1,153 @@
+"""The benchmarks run and print what they promise, at tiny sizes; no number is judged here, a machine may be slow."""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import accept, load, overhead
+from benchmarks.figures import Figure, Reach, arguments_for, as_json, median, percentile, show, table
+from prove.installation import installation
+from prove.verdict import Sent
+from sandbox.client import SandboxClient
+from sandbox.process import running_sandbox
+
+ANSWER_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxClient]:
+    """A platform with a whole installation on it, whose engine is quick."""
+    folder: Path = tmp_path_factory.mktemp("installation")
+    with (
+        running_sandbox() as sandbox,
+        installation(folder, sandbox, load.settings("stream", ANSWER_S)),
+        SandboxClient(sandbox.url) as client,
+    ):
+        yield client
+
+
+def names(figures: Sequence[Figure]) -> list[str]:
+    return [figure.name for figure in figures]
+
+
+def values(figures: Sequence[Figure]) -> dict[str, float]:
+    return {figure.name: figure.value for figure in figures}
+
+
+def test_overhead_is_measured_for_each_message(client: SandboxClient) -> None:
+    """A message that is left out would flatter the percentiles."""
+    took_ms = overhead.measure(client, 3, "overhead")
+
+    figures = overhead.figures("stream", took_ms)
+
+    assert len(took_ms) == 3
+    assert names(figures) == ["stream: frame to reply, p50", "stream: frame to reply, p99"]
+    assert all(figure.reach is not None and figure.value > 0 for figure in figures)
+
+
+def test_load_counts_answers_and_faults_by_the_log_of_the_platform(client: SandboxClient) -> None:
+    """Speed counts only for answers that came once, to the right person, in order."""
+    since = client.last()
+
+    sent = load.ask_all(client, people=3, questions=2)
+    figures = load.figures("stream", sent, load.wait_for_answers(client, sent, since, limit_s=30))
+
+    found = values(figures)
+    assert found["stream: answered"] == 6
+    assert [found[f"stream: {fault}"] for fault in ("lost", "doubled", "out of order", "wrong recipient")] == [0] * 4
+    assert found["stream: answers a second"] > 0
+    assert found["stream: push to answer, p50"] <= found["stream: push to answer, p99"]
+
+
+def test_an_answer_that_never_came_is_counted_as_lost() -> None:
+    """A run in which nothing was answered must not print a speed that looks like one."""
+    sent = [Sent("m1", "ann", 0, "p0m0")]
+    log = [
+        {"seq": 1, "kind": "pushed", "msgId": "m1", "mono_s": 1.0},
+        {"seq": 2, "kind": "acked", "msgId": "m1", "mono_s": 1.1},
+    ]
+
+    figures = load.figures("stream", sent, log)
+
+    found = values(figures)
+    assert (found["stream: answered"], found["stream: lost"]) == (0, 1)
+    assert math.isnan(found["stream: answers a second"])
+    assert not any(figure.met() for figure in figures if math.isnan(figure.value))
+
+
+def test_accept_measures_every_contender_on_the_same_servers(tmp_path: Path) -> None:
+    """A ratio says something only if both sides did the same work: each frame acknowledged, each wake-up there."""
+    with accept.bench(tmp_path) as bench:
+        figures = accept.measure(bench, frames=60, rounds=1, steady_s=0.2)
+
+    assert names(figures)[:4] == [
+        "listener",
+        "SDK and apply_async",
+        "listener without wake-ups",
+        "listener / SDK, median of rounds",
+    ]
+    assert all(figure.value > 0 for figure in figures)
+
+
+def test_the_engines_workload_is_the_same_for_all_contenders() -> None:
+    """The requests are those that the quoted figures were measured with: 48 of mixed lengths."""
+    from benchmarks.engine import ANSWER_TOKENS, PROMPT_TOKENS, Measured, figures, workload
+
+    tasks = workload(48, vocabulary=1000)
+    round_ = Measured([[1], [2]], 10.0)
+    found = values(figures({"slots": [round_], "static batches of 16": [round_], "generate()": [round_]}))
+
+    assert tasks == workload(48, vocabulary=1000)
+    assert all(PROMPT_TOKENS[0] <= len(task.prompt) <= PROMPT_TOKENS[1] for task in tasks)
+    assert all(ANSWER_TOKENS[0] <= task.new <= ANSWER_TOKENS[1] for task in tasks)
+    assert found["slots / generate()"] == 1
+    assert found["answers equal to generate()'s"] == 2
+
+
+def test_figures_are_printed_with_their_reach(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads a table sees at once what was not reached."""
+    figures = [Figure("fast", 5, "ms", Reach("<", 10)), Figure("slow", 50.25, "ms", Reach("<", 10)), Figure("plain", 7)]
+
+    show(figures, argparse.Namespace(json=False))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["fast", "5", "ms", "<", "10", "reached"],
+        ["slow", "50.25", "ms", "<", "10", "MISSED"],
+        ["plain", "7"],
+    ]
+
+
+def test_figures_are_printed_as_json_for_machines() -> None:
+    """What could not be measured is null: NaN is no JSON."""
+    told = json.loads(as_json([Figure("rate", 2, "/s", Reach(">=", 1)), Figure("none", math.nan)]))
+
+    assert told == [
+        {"figure": "rate", "value": 2, "unit": "/s", "reach": ">= 1", "met": True},
+        {"figure": "none", "value": None, "unit": "", "reach": None, "met": None},
+    ]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 2), (0.99, 4), (1.0, 4)])
+def test_a_percentile_is_a_value_that_was_measured(share: float, expected: float) -> None:
+    """No value is made up between two others."""
+    assert percentile([4, 3, 2, 1], share) == expected
+
+
+def test_nothing_measured_is_no_number() -> None:
+    """An empty run prints no zero, which would look like a very good time."""
+    assert math.isnan(percentile([], 0.5))
+    assert math.isnan(median([]))
+    assert "nan" in table([Figure("none", math.nan)])
+
+
+def test_every_command_line_knows_json() -> None:
+    """All benchmarks are read by the same tools."""
+    assert arguments_for("").parse_args(["--json"]).json
+    assert overhead.read_arguments(["--json"]).json
+    assert load.read_arguments(["--json"]).json
+    assert accept.read_arguments(["--json"]).json
