@@ -54,4 +54,4 @@ end
 if ARGV[12] == 'close card' then redis.call('HDEL', KEYS[11], ARGV[FIRST_ID]) end
 
 local next_queue = settle(KEYS[1], KEYS[2], KEYS[3], conversation, look_again, now)
-return remember(KEYS[2], token, 'commit', { 'DONE', next_queue, send })
+return remember(KEYS[1], KEYS[2], token, 'commit', { 'DONE', next_queue, send })

@@ -13,4 +13,4 @@ head.raised, head.vanished, head.forwards = 0, 0, head.forwards + 1
 redis.call('LSET', KEYS[1], 0, cmsgpack.pack(head))
 local now = now_ms()
 local queue = settle(KEYS[1], KEYS[2], KEYS[3], ARGV[1], now + tonumber(ARGV[3]), now)
-return remember(KEYS[2], ARGV[2], 'forward', { 'DONE', queue })
+return remember(KEYS[1], KEYS[2], ARGV[2], 'forward', { 'DONE', queue })

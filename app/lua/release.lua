@@ -23,4 +23,4 @@ if ARGV[6] ~= '' then
 end
 local look_again = delay > 0 and on_head and now + delay or now + tonumber(ARGV[3])
 local queue = settle(KEYS[1], KEYS[2], KEYS[3], ARGV[1], look_again, now)
-return remember(KEYS[2], ARGV[2], 'release', { 'DONE', delay > 0 and on_head and '' or queue })
+return remember(KEYS[1], KEYS[2], ARGV[2], 'release', { 'DONE', delay > 0 and on_head and '' or queue })

@@ -31,7 +31,6 @@ local function settle(list, state, due, conversation, look_again_ms, now)
   local head = head_of(list)
   if not head then
     redis.call('ZREM', due, conversation)
-    redis.call('PEXPIRE', state, STATE_REST_MS)
     return ''
   end
   redis.call('HSET', state, 'woken', now)
@@ -47,7 +46,8 @@ local function settled(state, token, step)
   return { 'LOST' }
 end
 
-local function remember(state, token, step, answer)
+local function remember(list, state, token, step, answer)
   redis.call('HSET', state, 'settled', step .. ' ' .. token, 'answer', cmsgpack.pack(answer))
+  if redis.call('EXISTS', list) == 0 then redis.call('PEXPIRE', state, STATE_REST_MS) end
   return answer
 end
