@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from app.errors import BadPicture
 from skills.ocr import LIMIT_BYTES, Ocr, Piece, lines_of, open_picture, text_of
 from skills.sdk import Answer, Forward
+from tests.machine import lacking
 from tests.skills.standin import StandInContext, a_message
 from workers.skills import load_skills
 
@@ -54,7 +55,7 @@ def test_the_text_in_a_picture_is_read_line_by_line(kind: str) -> None:
 def test_chinese_is_read() -> None:
     font = next(filter(None, map(chinese_font, CHINESE_FONTS)), None)
     if font is None:
-        pytest.skip("no Chinese font on this machine")
+        lacking("a Chinese font", "apt-get install fonts-noto-cjk")
 
     assert text_of(encoded(drawn(["服务器错误"], font=font))) == "服务器错误"
 
