@@ -14,6 +14,7 @@ log = structlog.get_logger()
 def run_control(conversation: str, *, box: Mailbox, desk: Desk) -> None:
     """Answer a stop request: what was running is being stopped, or there was nothing to stop."""
     if desk.draining.is_set():
+        desk.wake("control", conversation)
         return
     held = box.lease(conversation, "control")
     if not isinstance(held, Lease):

@@ -67,7 +67,7 @@ def deliver(conversation: str, *, desk: SendDesk) -> None:
     """
     for _ in range(MOST_IN_A_ROW):
         if desk.draining.is_set():
-            return
+            break  # another process goes on: this one fetches no more
         held = desk.outbox.lease(conversation, "send")
         if not isinstance(held, Lease | DraftLease):
             return

@@ -37,6 +37,7 @@ class PoolProcess:
         """`open_desk` is called once before the first task, when store, leases and waker are there."""
         self.settings = settings
         self.draining = threading.Event()
+        self._status = 0  # with which the process leaves
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
         self._pool = pool
         self._open_desk = open_desk
@@ -68,14 +69,16 @@ class PoolProcess:
         """This process is worn out: take no new work, finish what runs, leave with status 75."""
         if not self.draining.is_set():
             log.error("process will be replaced", reason=reason)
+            self._status = REPLACE_ME
             self.draining.set()
-            threading.Thread(target=self._leave, args=(self.settings.drain_s - HAND_BACK_S, REPLACE_ME)).start()
+            os.kill(os.getpid(), signal.SIGTERM)  # Celery stops fetching: no wake-up shall end here
 
     def _connect_signals(self) -> None:
         signals.setup_logging.connect(self._on_setup_logging, weak=False)
         signals.worker_init.connect(self._on_init, weak=False)
         signals.worker_ready.connect(self._on_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+        signals.worker_shutdown.connect(self._on_shutdown, weak=False)
 
     def _on_setup_logging(self, **_: Any) -> None:
         setup_logging(self._pool, level=self.settings.log_level, style=self.settings.log_format)
@@ -96,10 +99,16 @@ class PoolProcess:
         grace_s = self.settings.drain_s - HAND_BACK_S
         threading.Thread(target=self._hand_back_in_time, args=(grace_s,), daemon=True).start()
 
+    def _on_shutdown(self, **_: Any) -> None:
+        """Celery has ended by itself; its own status would be 0."""
+        if self._status:
+            os._exit(self._status)
+
     def _on_orphaned(self) -> None:
         self.draining.set()
         os.kill(os.getpid(), signal.SIGTERM)
-        self._leave(ORPHAN_HAND_BACK_S, 1)
+        self._hand_back(ORPHAN_HAND_BACK_S)
+        os._exit(1)
 
     def _hand_back(self, grace_s: float) -> None:
         """Let running work finish for so long, then give the rest back."""
@@ -114,11 +123,7 @@ class PoolProcess:
         """Then Celery ends the process; but it waits for ever for a skill that does not listen."""
         self._hand_back(grace_s)
         if self.leases.count():
-            os._exit(0)
-
-    def _leave(self, grace_s: float, status: int) -> None:
-        self._hand_back(grace_s)
-        os._exit(status)  # a thread that hangs would keep a clean exit waiting for ever
+            os._exit(self._status)
 
     def _until_idle(self, limit_s: float) -> None:
         end = time.monotonic() + limit_s

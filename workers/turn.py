@@ -76,6 +76,7 @@ def run_turn(conversation: str, queue: str, *, desk: Desk) -> None:
         StoreUnavailable: the record did not answer; the lease expires and another worker goes on.
     """
     if desk.draining.is_set():
+        desk.wake(queue, conversation)  # for another process: this one fetches no more
         return
     held = desk.inbox.lease(conversation, queue)
     if isinstance(held, Elsewhere):
