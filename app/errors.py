@@ -5,7 +5,6 @@ SwitchyardError
 │   ├── StoreUnavailable      the record did not answer; it may hold the write all the same
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
-│   │   └── Unsure            ... and the call has no key: each repeat may be seen, so they are counted
 │   ├── EngineStopped         the engine died or is closing; the turn is done again
 │   └── Drained               this process is leaving; another one does it
 ├── Permanent                 trying again brings the same
@@ -46,10 +45,6 @@ class PlatformBusy(Transient):
 
 class OutcomeUnknown(Transient):
     """A call to the platform timed out or answered 5xx: it may have been done. Repeat it with the same key."""
-
-
-class Unsure(OutcomeUnknown):
-    """The outcome of a call without an idempotency key is unknown: a repeat may show the message twice."""
 
 
 class EngineStopped(Transient):

@@ -7,8 +7,9 @@ import asyncio
 import random
 import time
 from bisect import insort
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import structlog
@@ -79,7 +80,7 @@ class Listener:
         self._arrivals: asyncio.Queue[Delivery] = asyncio.Queue()
         self._room = asyncio.Semaphore(max_in_accept)
         self._lanes: dict[str, list[_Work]] = {}  # one a conversation, by time of sending, then arrival
-        self._tasks: set[asyncio.Task[None]] = set()  # one a lane
+        self._tasks: set[asyncio.Task[None]] = set()  # one a lane, and one a frame that is dropped
         self._store_down = False
         self._stopping = False
 
@@ -101,9 +102,8 @@ class Listener:
             delivery = await self._arrivals.get()
             await self._room.acquire()
             message = self._read(delivery)
-            if message is None:  # acknowledged all the same: a redelivery would bring the same bytes
-                await delivery.ack()
-                self._leave()
+            if message is None:
+                self._start(self._drop(delivery))
             else:
                 self._line_up(_Work(delivery, message))
 
@@ -146,9 +146,22 @@ class Listener:
             insort(lane, work, lo=1, key=_sent_at)
             return
         self._lanes[conversation] = [work]
-        task = asyncio.create_task(self._serve(conversation))
+        self._start(self._serve(conversation))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _drop(self, delivery: Delivery) -> None:
+        """Acknowledge what nobody will answer: a redelivery would bring the same bytes.
+
+        Its socket may be stuck with a full buffer, so nobody else waits for it.
+        """
+        try:
+            await delivery.ack()
+        finally:
+            self._leave()
 
     async def _serve(self, conversation: str) -> None:
         """Accept one conversation's frames, one after another, until none is left."""

@@ -6,13 +6,13 @@ are settled here and nowhere else.
 """
 
 import enum
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import keys
+from app.census import Census, count_items, take_census
 from app.errors import LeaseLost
 from app.keys import Box
 from app.message import VERSION, Address, Message, Reply
@@ -74,8 +74,8 @@ class Lease:
 
     @property
     def suspect(self) -> bool:
-        """Its last holder vanished: perhaps because of it."""
-        return self.vanished > 0
+        """Its holders vanished twice: perhaps because of it. Once is the lot of all who were in a killed process."""
+        return self.vanished > 1
 
     def message(self) -> Message:
         return decode_message(self.body)
@@ -164,6 +164,7 @@ def acceptance(
         encode(notices[0]),
         encode(notices[1]),
         "control" if box == "control" else "",
+        VERSION,
     ]
     return names, args
 
@@ -253,6 +254,7 @@ class Mailbox:
             _ms(DEAD_LETTERS_KEPT_S),
             DEAD_LETTERS_PER_SHARD,
             "close card" if self.box == "outbox" else "",
+            VERSION,
             *(closes or (lease.id,)),
         ]
         answer = self._settled(self._store.run("commit", names, args))
@@ -336,19 +338,16 @@ class Mailbox:
 
     def waiting(self) -> int:
         """How many items all mailboxes of this kind hold, those in work included."""
-        names = [keys.waiting(self.box, shard) for shard in range(keys.SHARDS)]
-        counts = self._store.repeat(lambda: [self._store.client.get(name) for name in names])
-        return sum(int(count or 0) for count in counts)
+        return count_items(self._store, self.box)
+
+    def census(self) -> Census:
+        """What waits in all mailboxes of this kind, what is in work, and for how long the oldest has waited."""
+        return take_census(self._store, self.box)
 
     def card_open(self, conversation: str, message_id: str) -> bool:
         """Whether the record says that a message's card was opened."""
         name = keys.cards(keys.shard_of(conversation))
         return bool(self._store.repeat(lambda: self._store.client.hexists(name, message_id)))
-
-    def oldest_due_s(self) -> float:
-        """For how many seconds the oldest conversation is overdue; 0 if none is."""
-        oldest = [shard_due[0][0] for shard in range(keys.SHARDS) if (shard_due := self.overdue(shard, 1))]
-        return max(0.0, time.time() - min(oldest)) if oldest else 0.0
 
     def _place(self, conversation: str) -> list[str]:
         shard = keys.shard_of(conversation)

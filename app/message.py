@@ -74,6 +74,13 @@ class Said(msgspec.Struct, frozen=True):
     text: str
 
 
+class Remembered(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation's context as it is stored."""
+
+    lines: tuple[Said, ...]
+    v: int = VERSION
+
+
 def conversation_id(channel: str, robot: str, chat: str, sender: str) -> str:
     """The id of a conversation: (bot, chat, sender), each part percent-encoded and whole.
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
-from celery import Celery, signals
+from celery import Celery
 from kombu import Connection, Queue
-from kombu.asynchronous.hub import Hub, get_event_loop
 from kombu.exceptions import KombuError
 
 from celeryconfig import QUEUES
@@ -24,7 +23,6 @@ log = structlog.get_logger()
 _MOST_WAITING = 100_000
 _MOST_TOGETHER = 100
 _LOG_EVERY = 1000
-_THREAD_IS_FREE_S = 0.01  # from the signal that a task has ended to when Celery has taken it off its books
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ def create_celery(name: str, broker_url: str) -> Celery:
     celery = Celery(name)
     celery.config_from_object("celeryconfig")
     celery.conf.update(broker_url=broker_url)
-    signals.task_postrun.connect(_fetch_soon, weak=False)
     if broker_url.startswith("amqp"):
         celery.conf.update(
             broker_transport_options={"confirm_publish": True},
@@ -73,22 +70,6 @@ def create_celery(name: str, broker_url: str) -> Celery:
             worker_detect_quorum_queues=True,
         )
     return celery
-
-
-def _fetch_soon(**_: Any) -> None:
-    """A thread is free: have the worker fetch now.
-
-    A worker that fetches nothing ahead and whose threads were all busy would notice only when its loop turns the next
-    time, up to a second later.
-    """
-    hub = get_event_loop()
-    if hub is not None:
-        hub.call_soon(_turn_again, hub)
-
-
-def _turn_again(hub: Hub) -> None:
-    """In the loop's own thread; a turn of the loop is all that is wanted."""
-    hub.call_later(_THREAD_IS_FREE_S, bool)
 
 
 class Waker:

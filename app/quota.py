@@ -26,9 +26,10 @@ class MonthlyCalls:
         self._lock = threading.Lock()
         self._known = 0
         self._read_at = float("-inf")
+        self._used_up_month = ""
 
     def count(self) -> None:
-        """One more call. The platform has taken it, so a record that does not answer only costs its count."""
+        """One more call, told before it is made. A record that does not answer costs its count, and never the call."""
         if not self._limit:
             return
         name = self._name()
@@ -42,17 +43,33 @@ class MonthlyCalls:
             self._known = known
 
     def left(self) -> bool:
-        """Whether another card may be opened this month; read again every few seconds."""
+        """Whether another card may be opened this month; read again every few seconds. Raises StoreUnavailable."""
+        if self._used_up_month == self._month():
+            return False
         if not self._limit:
             return True
         with self._lock:
-            if time.monotonic() - self._read_at > LOOK_AGAIN_S:
-                self._known, self._read_at = self.used(), time.monotonic()
-            return self._known < self._limit
+            known, old = self._known, time.monotonic() - self._read_at > LOOK_AGAIN_S
+        if old:  # outside the lock: a record that is slow must not stop those who only count
+            known = self.used()
+            with self._lock:
+                self._known, self._read_at = known, time.monotonic()
+        return known < self._limit
+
+    def used_up(self) -> None:
+        """The platform itself said that the month's calls are used up: this process opens no card until the next."""
+        month = self._month()
+        with self._lock:
+            told, self._used_up_month = self._used_up_month == month, month
+        if not told:
+            log.error("the platform's calls of this month are used up: no more cards until the next", month=month)
 
     def used(self) -> int:
         """Calls of this month. Raises StoreUnavailable."""
         return int(self._store.repeat(lambda: self._store.client.get(self._name())) or 0)
 
     def _name(self) -> str:
-        return keys.calls(datetime.fromtimestamp(self._wall(), UTC).strftime("%Y-%m"))
+        return keys.calls(self._month())
+
+    def _month(self) -> str:
+        return datetime.fromtimestamp(self._wall(), UTC).strftime("%Y-%m")

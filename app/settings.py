@@ -4,9 +4,12 @@ A wrong value stops the start with its name and what would be right. The setting
 this page (`python -m app.settings`).
 """
 
+import difflib
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -16,6 +19,8 @@ Pool = Literal["text", "image", "default", "sender"]
 POOLS: tuple[Pool, ...] = ("text", "image", "default", "sender")
 REPLACEABLE = (*POOLS, "listener", "web")  # roles that may be replaced when they have grown
 QUEUE_OF_POOL = {"text": "text", "image": "image", "default": "default", "sender": "send"}
+ENV_FILE: Final = ".env"
+NO_SETTINGS: Final = frozenset(("SWITCHYARD_CI", "SWITCHYARD_READY_FD", "SWITCHYARD_ALIVE_FD"))  # ours all the same
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -27,7 +32,12 @@ class Settings(BaseSettings):
     """All settings of all processes."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SWITCHYARD_", env_file=".env", env_file_encoding="utf-8", extra="ignore", hide_input_in_errors=True
+        env_prefix="SWITCHYARD_",
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        extra="ignore",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,  # of every number
     )
 
     # The platform, under its own names.
@@ -90,7 +100,7 @@ class Settings(BaseSettings):
     stale_after_s: Seconds = Field(900.0, description="a message that waited longer gets an apology, not an answer")
     turn_limit_s: Seconds = Field(120.0, description="a turn that takes longer is ended")
     silence_limit_s: Seconds = Field(60.0, description="a turn without a token for so long is ended")
-    drain_s: float = Field(20.0, ge=6, description="at SIGTERM: time to finish or hand back what runs")
+    drain_s: float = Field(20.0, ge=5, description="at SIGTERM: time to finish or hand back what runs")
     reply_expires_s: Seconds = Field(86_400.0, description="a reply that cannot be sent for so long is a dead letter")
     unsure: Literal["resend", "skip"] = Field(
         "resend", description="a sender died in mid-call, and the call has no idempotency key: send again, or not"
@@ -179,6 +189,22 @@ def load_settings() -> Settings:
     except ValidationError as exc:
         lines = [f"{_variable(str(error['loc'][0]))}: {error['msg']}" for error in exc.errors()]
         raise BadSetting("\n".join(lines)) from exc
+
+
+def unknown_variables() -> list[str]:
+    """Names in the environment and in `.env` that look like settings and are none, sorted: misspelt ones, mostly."""
+    named = {*os.environ, *dotenv_values(ENV_FILE, encoding="utf-8")}
+    known = {*_variables(), *NO_SETTINGS}
+    return sorted(name for name in named if name.upper().startswith("SWITCHYARD_") and name.upper() not in known)
+
+
+def closest_variable(name: str) -> str:
+    """The setting that a misspelt name probably means; empty if none is near."""
+    return next(iter(difflib.get_close_matches(name.upper(), _variables(), n=1, cutoff=0.75)), "")
+
+
+def _variables() -> list[str]:
+    return [_variable(field) for field in Settings.model_fields]
 
 
 def _variable(field: str) -> str:

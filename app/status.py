@@ -5,6 +5,7 @@ from app.errors import StoreUnavailable
 from app.installation import limits_of, mailboxes
 from app.mailbox import Mailbox
 from app.queue import create_celery, queue_lengths
+from app.quota import MonthlyCalls
 from app.redis import Store
 from app.settings import Settings
 
@@ -24,7 +25,8 @@ def _mailboxes(settings: Settings) -> list[str]:
     store = Store(settings.redis_url.get_secret_value(), deadline_s=PATIENCE_S, timeout_s=PATIENCE_S)
     try:
         boxes = mailboxes(store, limits_of(settings)).values()
-        return [line for box in boxes for line in _mailbox(box)] + [_dead_letters(store)]
+        lines = [line for box in boxes for line in _mailbox(box)]
+        return [*lines, _dead_letters(store), *_card_calls(store, settings.card_calls_per_month)]
     except StoreUnavailable as exc:
         return [f"FAULT the record does not answer ({exc}): look at data/logs/redis-1.log or SWITCHYARD_REDIS_URL"]
     finally:
@@ -32,9 +34,10 @@ def _mailboxes(settings: Settings) -> list[str]:
 
 
 def _mailbox(box: Mailbox) -> list[str]:
-    late_s = box.oldest_due_s()
-    lines = [f"{box.box}: {box.waiting()} waiting or in work, oldest overdue {late_s:.0f} s"]
-    if late_s > LATE_S:
+    census = box.census()
+    counts = f"{census.waiting} waiting, {census.in_work} in work, oldest waiting {census.oldest_s:.0f} s"
+    lines = [f"{box.box}: {counts}"]
+    if census.oldest_s > LATE_S and not census.in_work:
         lines.append(f"FAULT nothing moves in the {box.box}: is a worker of its queue ready (switchyard ps)?")
     return lines
 
@@ -42,6 +45,13 @@ def _mailbox(box: Mailbox) -> list[str]:
 def _dead_letters(store: Store) -> str:
     counts = store.repeat(lambda: [store.client.zcard(keys.dead(shard)) for shard in range(keys.SHARDS)])
     return f"dead letters: {sum(map(int, counts))}"
+
+
+def _card_calls(store: Store, limit: int) -> list[str]:
+    if not limit:
+        return []
+    used = MonthlyCalls(store, limit).used()
+    return [f"card calls this month: {used} of {limit}" + (", answers go as Markdown" if used >= limit else "")]
 
 
 def _queues(settings: Settings) -> list[str]:

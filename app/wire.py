@@ -5,7 +5,7 @@ from typing import TypeVar
 import msgspec
 
 from app.errors import MalformedFrame
-from app.message import Address, Message, Reply, Said
+from app.message import VERSION, Address, Message, Remembered, Reply, Said
 
 _Value = TypeVar("_Value")
 
@@ -13,10 +13,10 @@ _encoder = msgspec.json.Encoder()
 _message = msgspec.json.Decoder(Message)
 _reply = msgspec.json.Decoder(Reply)
 _address = msgspec.json.Decoder(Address)
-_context = msgspec.json.Decoder(tuple[Said, ...])
+_context = msgspec.json.Decoder(Remembered)
 
 
-def encode(value: Message | Reply | Address | tuple[Said, ...]) -> bytes:
+def encode(value: Message | Reply | Address | Remembered) -> bytes:
     return _encoder.encode(value)
 
 
@@ -33,7 +33,10 @@ def decode_address(body: str | bytes) -> Address:
 
 
 def decode_context(body: str | bytes) -> tuple[Said, ...]:
-    return _decoded(_context, body)
+    remembered = _decoded(_context, body)
+    if remembered.v > VERSION:
+        raise MalformedFrame(f"stored context of version {remembered.v}, this program reads {VERSION}")
+    return remembered.lines
 
 
 def _decoded(decoder: msgspec.json.Decoder[_Value], body: str | bytes) -> _Value:

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.accept` pushes frames of distinct conversations to one process at a time, in turns, from the same
 gateway, on the same two servers: ours stores each frame with `appendfsync always`, the peer's broker stores nothing.
-A frame counts when it is acknowledged and its wake-up is at the broker.
+A frame counts when it is acknowledged and its wake-up is at the broker. Each has one connection: the SDK opens no more.
 """
 
 import argparse
@@ -32,21 +32,21 @@ WAKE_LIMIT_S = 120.0
 POLL_S = 0.002
 WARM_UP = 200
 STEADY_PER_S = 200.0
+CONNECTIONS = 1  # of each contender; a client of the SDK has one
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to take frames: its process, how many connections it opens, and the queue that it fills, if any."""
+    """One way to take frames: its process, and the queue that it fills, if any."""
 
     name: str
     module: tuple[str, ...]
-    connections: int
     queue: str
 
 
-LISTENER = Contender("listener", ("app.cli", "run", "listener"), 2, "text")
-UNWOKEN = Contender("listener without wake-ups", ("benchmarks.unwoken",), 2, "")
-PEER = Contender("SDK and apply_async", ("benchmarks.peer",), 1, PEER_QUEUE)
+LISTENER = Contender("listener", ("app.cli", "run", "listener"), "text")
+UNWOKEN = Contender("listener without wake-ups", ("benchmarks.unwoken",), "")
+PEER = Contender("SDK and apply_async", ("benchmarks.peer",), PEER_QUEUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Bench:
             "SWITCHYARD_REDIS_URL": self.record.url.get_secret_value(),
             "SWITCHYARD_BROKER_URL": self.broker.url.get_secret_value(),
             "SWITCHYARD_WAITING_LIMIT": "1000000000",
+            "SWITCHYARD_CONNECTIONS": str(CONNECTIONS),
             "SWITCHYARD_LOG_LEVEL": "warning",
             "DINGTALK_CLIENT_ID": "dingbenchmark",
             "DINGTALK_CLIENT_SECRET": "none",
@@ -135,7 +136,7 @@ def running(contender: Contender, on: Bench) -> Iterator[None]:
     command = [sys.executable, "-m", *contender.module]
     environment = environment_of_child(on.environment())
     with _ended(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, text=True)):
-        on.gateway.push(Order(frames=WARM_UP, connections=contender.connections))
+        on.gateway.push(Order(frames=WARM_UP, connections=CONNECTIONS))
         yield
 
 
@@ -143,7 +144,7 @@ def frames_per_s(contender: Contender, on: Bench, frames: int) -> float:
     """Frames acknowledged and woken in a second, from the first push on."""
     with running(contender, on):
         before = _woken(contender, on, WARM_UP)
-        pushed = on.gateway.push(Order(frames=frames, connections=contender.connections))
+        pushed = on.gateway.push(Order(frames=frames, connections=CONNECTIONS))
         woken_s = _woken(contender, on, WARM_UP + frames) if contender.queue else before
         return frames / (max(pushed.last_ack_s, woken_s) - pushed.first_push_s)
 
@@ -161,7 +162,7 @@ def _woken(contender: Contender, on: Bench, count: int) -> float:
 
 def frame_to_ack_ms(contender: Contender, on: Bench, seconds: float) -> list[float]:
     """Milliseconds from frame to ack, at 200 frames a second whatever comes back."""
-    order = Order(frames=int(seconds * STEADY_PER_S), connections=contender.connections, per_s=STEADY_PER_S)
+    order = Order(frames=int(seconds * STEADY_PER_S), connections=CONNECTIONS, per_s=STEADY_PER_S)
     with running(contender, on):
         return on.gateway.push(order).frame_to_ack_ms
 
@@ -175,7 +176,7 @@ def measure(on: Bench, *, frames: int, rounds: int, steady_s: float) -> list[Fig
             say(f"round {number + 1}: {contender.name}: {found[-1]:,.0f} frames/s")
     say(f"{STEADY_PER_S:.0f} frames/s for {steady_s:g} s")
     took_ms = {contender: frame_to_ack_ms(contender, on, steady_s) for contender in (LISTENER, PEER)}
-    return [*_rates(rates), *_latencies(took_ms)]
+    return [*_rates(rates), *_latencies(took_ms), Figure("connections of each", CONNECTIONS)]
 
 
 def _rates(rates: dict[Contender, list[float]]) -> list[Figure]:

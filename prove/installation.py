@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from app.errors import Permanent
 from app.process import ALIVE_FD, environment_of_child
 from sandbox.process import Sandbox
 
-BACK_LIMIT_S = 60.0
+START_LIMIT_S, BACK_LIMIT_S = 120.0, 60.0
 POLL_S = 0.05
 
 Say = Callable[[str], None]
@@ -124,6 +125,7 @@ def free_port() -> int:
 
 
 def _until_ready(process: subprocess.Popen[str], log: Path) -> None:
-    if process.stdout is None or process.stdout.readline().strip() != "ready":
-        process.wait()
+    """Wait for the line `ready`; a process that ends or says nothing is a failed run."""
+    output = process.stdout
+    if output is None or not select.select([output], [], [], START_LIMIT_S)[0] or output.readline().strip() != "ready":
         raise RunFailed(f"switchyard up did not become ready:\n{log.read_text()[-2000:]}")

@@ -28,6 +28,7 @@ class Card:
     delivered: list[Json] = field(default_factory=list)
     guids: set[str] = field(default_factory=set)
     updates: int = 0
+    ended_with: dict[str, str] | None = None  # the values of the PUT of its data that ended it
 
     @property
     def text(self) -> str:
@@ -90,14 +91,23 @@ class Cards:
         return DONE
 
     def update(self, body: Json) -> Json:
-        """PUT /v1.0/card/instances: overwrites the whole map unless it is told to go by key."""
-        card = self._open_card(_text(body, "outTrackId", "param.outTrackIdEmpty"), "param.cardNotExist", None)
+        """PUT /v1.0/card/instances: overwrites the whole map unless it is told to go by key.
+
+        The values with which it ended a card, sent again, succeed and change nothing.
+        """
+        card_id, params = _text(body, "outTrackId", "param.outTrackIdEmpty"), _params(body)
+        known = self._cards.get(card_id)
+        if known is not None and known.over and params == known.ended_with:
+            self._journal.add("repeated", what="update", card=card_id, guid=None)
+            return DONE
+        card = self._open_card(card_id, "param.cardNotExist", None)
         assert card is not None
-        params = _params(body)
         options = body.get("cardUpdateOptions")
         by_key = isinstance(options, dict) and options.get("updateCardDataByKey") is True
         card.params = {**card.params, **params} if by_key else dict(params)
-        self._changed(card, ENDS.get(params.get("flowStatus", ""), card.state), text=card.text, guid=None)
+        state = ENDS.get(params.get("flowStatus", ""), card.state)
+        card.ended_with = params if state in ENDS.values() else None
+        self._changed(card, state, text=card.text, guid=None)
         return DONE
 
     def shown(self) -> list[Json]:

@@ -53,7 +53,7 @@ class Context(Protocol):
         ...
 
     def commands(self) -> Mapping[str, str]:
-        """Every command that this person may use, with one line about it."""
+        """Every command, with one line about it."""
         ...
 
     def waiting(self) -> tuple[int, float]:
@@ -69,10 +69,8 @@ class SkillPlugin:
     summary: ClassVar[Mapping[str, str]] = {}  # locale -> one line for /help
     kinds: ClassVar[Sequence[str]] = ()  # kinds of message that it answers: "text", "picture", "unsupported"
     commands: ClassVar[Sequence[str]] = ()  # "help" for /help
-    roles: ClassVar[Sequence[str]] = ()  # who may use it; empty: everybody
     queue: ClassVar[str] = "default"  # the pool it runs in; "text" if it asks the engine
     time_limit_s: ClassVar[float | None] = None  # None: the installation's turn limit
-    cacheable: ClassVar[bool] = False  # the same question has the same answer for everybody
     remembers: ClassVar[bool] = False  # question and answer become part of the conversation's context
 
     def __init__(self, context: Context) -> None:

@@ -8,6 +8,9 @@ from skills.sdk import Answer, Message, SkillPlugin
 NAMED = ("audio", "video", "file", "richText", "chatRecord")
 
 
+TOO_LONG = "text.too_long"  # the channel's word for a text over its limit
+
+
 class Sorry(SkillPlugin):
     """Names the kind of message, and says what would work."""
 
@@ -15,6 +18,8 @@ class Sorry(SkillPlugin):
     kinds = ("unsupported",)
 
     def execute(self, processed: Message) -> Answer:
+        if processed.platform_kind == TOO_LONG:
+            return Answer(text=self.context.wording("text_too_long"), remember=False)
         kind = processed.platform_kind if processed.platform_kind in NAMED else "other"
         named = self.context.wording(f"kind_{kind}")
         return Answer(text=self.context.wording("unsupported", kind=named), remember=False)

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
-from app.errors import LeaseLost, OutcomeUnknown, PlatformBusy, PlatformRefused, Unsure
+from app.errors import LeaseLost, OutcomeUnknown, PlatformBusy, PlatformRefused
 from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
@@ -25,13 +25,19 @@ from workers.leases import Holding, Leases
 ATTEMPTS = 3
 MOST_IN_A_ROW = 20
 SEND_LIMIT_S = 120.0
-FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
+FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 300.0
 TOO_LONG = "param.stream.content"
 UNSAFE = "param.contentUnsafe"
+NO_SUCH_CARD = ("param.stream.outTrackId", "param.cardNotExist")
+NEVER_AGAIN = 2**52  # a version that no draft reaches
 log = structlog.get_logger()
 
 Way = Literal["card", "webhook", "proactive"]
 _MESSAGES: tuple[Way, ...] = ("webhook", "proactive")
+
+
+class NoCard(PlatformRefused):
+    """The platform refused to open the card: there is none to end."""
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,6 +60,7 @@ class SendDesk:
     wake_later: WakeLater
     wording: Wording
     cards: Callable[[], bool]  # whether cards are used at the moment
+    on_refused: Callable[[str], None] = lambda code: None  # what the platform said when it refused a card
     reply_expires_s: float = 86_400.0
     unsure: Literal["resend", "skip"] = "resend"
     draining: threading.Event = field(default_factory=threading.Event)
@@ -87,15 +94,30 @@ def show(draft: DraftLease, desk: SendDesk) -> str:
     if not desk.cards() or not desk.outlet.can_card(draft.address):
         return desk.outbox.release(draft)
     try:
-        if desk.outbox.card_open(draft.conversation, draft.id):
-            key = f"{draft.id}:{draft.turn}:{draft.version}"
-            desk.outlet.update_card(card_of(draft.id), draft.text, key=key_of(key))
-        else:
-            desk.outlet.open_card(card_of(draft.id), draft.address, draft.text)
-    except (PlatformBusy, OutcomeUnknown, PlatformRefused) as exc:
+        type_out(draft, desk)
+    except PlatformRefused as exc:  # the next draft would be refused too
+        log.warning("card refused, nothing more is typed", id=draft.id, code=exc.code)
+        desk.on_refused(exc.code)
+        return desk.outbox.release(draft, shown=NEVER_AGAIN)
+    except (PlatformBusy, OutcomeUnknown) as exc:
         log.info("draft skipped", id=draft.id, error=type(exc).__name__)
         return desk.outbox.release(draft)
     return desk.outbox.release(draft, shown=draft.version)
+
+
+def type_out(draft: DraftLease, desk: SendDesk) -> None:
+    """Update the card, or open it if there is none: the record may know of a card that was never made."""
+    card = card_of(draft.id)
+    if desk.outbox.card_open(draft.conversation, draft.id):
+        try:
+            desk.outlet.update_card(card, draft.text, key=key_of(f"{draft.id}:{draft.turn}:{draft.version}"))
+        except PlatformRefused as exc:
+            if exc.code not in NO_SUCH_CARD:
+                raise
+        else:
+            return
+    desk.outbox.mark(draft, card_opened=True)  # before the call: whatever happens, somebody will finish it
+    desk.outlet.open_card(card, draft.address, draft.text)
 
 
 def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
@@ -107,10 +129,7 @@ def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
     except PlatformBusy as exc:
         log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
         return later(held, desk, exc.retry_after_s)
-    except Unsure:
-        log.warning("platform's answer unknown; the message may be seen twice", id=held.id)
-        return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
-    except OutcomeUnknown:
+    except OutcomeUnknown:  # waits longer and longer: a message without a key may be seen once more with each call
         log.warning("platform's answer unknown; the same call will be repeated", id=held.id)
         return later(held, desk, min(max(FIRST_BACK_OFF_S, held.age_s), LONGEST_BACK_OFF_S))
     except PlatformRefused as exc:
@@ -148,20 +167,48 @@ def by_card(held: Lease, reply: Reply, texts: list[str], progress: Progress, des
         return Progress("webhook")
     if progress.instead:
         return by_card_instead(held, texts, progress, desk)
-    card = card_of(held.id)
     try:
-        if not is_open:  # with a word of ours: what the answer says is for the last update, and its audit
-            desk.outlet.open_card(card, reply.address, desk.wording.say("thinking"))
-            desk.outbox.mark(held, held.note, card_opened=True)
-            is_open = True
-        desk.outlet.finish_card(card, reply.text, key=key_of(f"{held.id}:final"))
+        finish(held, reply, desk, is_open=is_open)
     except PlatformRefused as exc:
         log.warning("card refused", id=held.id, code=exc.code)
-        instead = instead_of_whole(exc.code, texts) if is_open else ""
-        if not instead:
-            return noted(held, Progress("webhook"), desk)
-        return by_card_instead(held, texts, noted(held, Progress("card", instead), desk), desk)
+        desk.on_refused(exc.code)
+        if instead := instead_of_whole(exc.code, texts):
+            return by_card_instead(held, texts, noted(held, Progress("card", instead), desk), desk)
+        return noted(held, Progress("webhook"), desk) if isinstance(exc, NoCard) else leave_card(held, desk)
     return Progress("card", part=len(texts))
+
+
+def finish(held: Lease, reply: Reply, desk: SendDesk, *, is_open: bool) -> None:
+    """Finish the card; open it first if there is none: the record may know of a card that was never made.
+
+    Raises:
+        NoCard: the platform refused to open one.
+    """
+    card, key = card_of(held.id), key_of(f"{held.id}:final")
+    if is_open:
+        try:
+            desk.outlet.finish_card(card, reply.text, key=key)
+        except PlatformRefused as exc:
+            if exc.code not in NO_SUCH_CARD:
+                raise
+        else:
+            return
+    desk.outbox.mark(held, held.note, card_opened=True)  # before the call, as in type_out()
+    # With a word of ours: what the answer says is for the last update, and its audit.
+    try:
+        desk.outlet.open_card(card, reply.address, desk.wording.say("thinking"))
+    except PlatformRefused as exc:
+        raise NoCard(exc.code) from exc
+    desk.outlet.finish_card(card, reply.text, key=key)
+
+
+def leave_card(held: Lease, desk: SendDesk) -> Progress:
+    """The answer goes another way: end the card, if there is one, so that it does not type for ever."""
+    try:
+        desk.outlet.fail_card(card_of(held.id), desk.wording.say("card_given_up"), key=key_of(f"{held.id}:failed"))
+    except (PlatformRefused, PlatformBusy, OutcomeUnknown) as exc:  # the answer matters more
+        log.warning("a card could not be ended", id=held.id, error=type(exc).__name__)
+    return noted(held, Progress("webhook"), desk)
 
 
 def instead_of_whole(code: str, texts: list[str]) -> Literal["", "first part", "audit"]:
@@ -178,7 +225,7 @@ def by_card_instead(held: Lease, texts: list[str], progress: Progress, desk: Sen
         desk.outlet.finish_card(card_of(held.id), text, key=key_of(f"{held.id}:final:{progress.instead}"))
     except PlatformRefused as exc:
         log.warning("card refused again", id=held.id, code=exc.code)
-        return noted(held, Progress("webhook"), desk)
+        return leave_card(held, desk)
     if progress.instead == "audit":
         return Progress("card", part=len(texts))
     return noted(held, Progress("webhook", part=1), desk)
@@ -201,8 +248,6 @@ def by_message(held: Lease, address: Address, texts: list[str], progress: Progre
     except PlatformBusy:
         noted(held, progress, desk)  # proved: nothing was done
         raise
-    except OutcomeUnknown as exc:
-        raise Unsure(str(exc)) from exc
     following = Progress(progress.way, part=progress.part + 1)
     return noted(held, following, desk) if following.part < len(texts) else following
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from app.drafts import Drafts
 from app.installation import replies_stream
 from app.message import Attachment
+from app.redis import Store
 from app.settings import Settings
 from workers.engine.interface import Engine
 from workers.pool import PoolProcess
 from workers.skills import load_skills
 from workers.turn import Desk, Rules
 from workers.typing import Typing
+
+DRAFT_PATIENCE_S = 1.0  # a draft is a courtesy: the turn does not wait for it
 
 
 def turn_desk(
@@ -32,7 +35,9 @@ def turn_desk(
         wake_later=process.waker.wake_later,
         wording=process.wording,
         typing=Typing(
-            Drafts(process.store),
+            Drafts(
+                Store(settings.redis_url.get_secret_value(), deadline_s=DRAFT_PATIENCE_S, timeout_s=DRAFT_PATIENCE_S)
+            ),
             wake,
             enabled=replies_stream(settings),
             least_interval_s=settings.card_interval_ms / 1000,
@@ -43,7 +48,6 @@ def turn_desk(
             silence_limit_s=settings.silence_limit_s,
             answer_tokens=settings.answer_tokens,
             system_prompt=settings.system_prompt,
-            context_s=settings.context_s,
         ),
         engine=engine,
         download=download,

@@ -119,6 +119,10 @@ class Leases:
         with self._lock:
             return len(self._held)
 
+    def busy(self) -> int:
+        """How many may still end by themselves: all but those that hang."""
+        return sum(holding.ending != "hung" for holding in self._all())
+
     def end_all(self, ending: Ending) -> None:
         for holding in self._all():
             holding.end(ending)

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 from celery import signals
+from kombu.asynchronous.hub import Hub, get_event_loop
 
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
@@ -25,9 +26,17 @@ from app.wording import Wording
 from workers.leases import Leases
 
 HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
+LEAST_GRACE_SHARE = 0.25  # ... but running turns have at least this part of a short drain
+HEED_S = 1.0  # from when a turn is told to end to when it is handed back
 ORPHAN_HAND_BACK_S = 1.0
 POLL_S = 0.05
+THREAD_IS_FREE_S = 0.01  # from the signal that a task has ended to when Celery has taken it off its books
 log = structlog.get_logger()
+
+
+def grace_s(drain_s: float) -> float:
+    """How long running turns may go on at SIGTERM, of `drain_s` until the process is killed."""
+    return max(drain_s - HAND_BACK_S, drain_s * LEAST_GRACE_SHARE)
 
 
 class PoolProcess:
@@ -79,6 +88,7 @@ class PoolProcess:
         signals.worker_ready.connect(self._on_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
+        signals.task_postrun.connect(_fetch_soon, weak=False)
 
     def _on_setup_logging(self, **_: Any) -> None:
         setup_logging(self._pool, level=self.settings.log_level, style=self.settings.log_format)
@@ -96,8 +106,8 @@ class PoolProcess:
 
     def _on_shutting_down(self, **_: Any) -> None:
         self.draining.set()
-        grace_s = self.settings.drain_s - HAND_BACK_S
-        threading.Thread(target=self._hand_back_in_time, args=(grace_s,), daemon=True).start()
+        grace = grace_s(self.settings.drain_s)
+        threading.Thread(target=self._hand_back_in_time, args=(grace,), daemon=True).start()
 
     def _on_shutdown(self, **_: Any) -> None:
         """Celery has ended by itself; its own status would be 0."""
@@ -110,27 +120,45 @@ class PoolProcess:
         self._hand_back(ORPHAN_HAND_BACK_S)
         os._exit(1)
 
-    def _hand_back(self, grace_s: float) -> None:
+    def _hand_back(self, within_s: float) -> None:
         """Let running work finish for so long, then give the rest back."""
-        self._until_idle(grace_s)
+        self._until_idle(within_s)
         self.leases.end_all("drained")
-        self._until_idle(HAND_BACK_S / 2)
+        self._until_idle(HEED_S)
         for queue, conversation in self.leases.give_back():
             self.waker.wake(queue, conversation)
         self.waker.close()
 
-    def _hand_back_in_time(self, grace_s: float) -> None:
+    def _hand_back_in_time(self, within_s: float) -> None:
         """Then Celery ends the process; but it waits for ever for a skill that does not listen."""
-        self._hand_back(grace_s)
+        self._hand_back(within_s)
         if self.leases.count():
             os._exit(self._status)
 
     def _until_idle(self, limit_s: float) -> None:
+        """Wait for what may still end by itself; a turn that began right before the flag has its lease by then."""
         end = time.monotonic() + limit_s
-        while self.leases.count() and time.monotonic() < end:
+        time.sleep(POLL_S)
+        while self.leases.busy() and time.monotonic() < end:
             time.sleep(POLL_S)
 
     def _filled(self) -> list[str]:
         """Queues with waiting wake-ups; none when the broker does not say, so that it is woken rather too often."""
         lengths = queue_lengths(self.celery) or {}
         return [name for name, length in lengths.items() if length]
+
+
+def _fetch_soon(**_: Any) -> None:
+    """A thread is free: have the worker fetch now.
+
+    A worker that fetches nothing ahead and whose threads were all busy would notice only when its loop turns the next
+    time, up to a second later.
+    """
+    hub = get_event_loop()
+    if hub is not None:
+        hub.call_soon(_turn_again, hub)
+
+
+def _turn_again(hub: Hub) -> None:
+    """In the loop's own thread; a turn of the loop is all that is wanted."""
+    hub.call_later(THREAD_IS_FREE_S, bool)

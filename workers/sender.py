@@ -8,6 +8,7 @@ from workers.delivery import deliver as deliver_for
 from workers.outlet import build_outlet
 from workers.pool import PoolProcess
 
+MONTH_IS_OVER = "ApiCountLimitForOrg"
 desk: SendDesk
 
 
@@ -23,6 +24,7 @@ def open_desk(process: PoolProcess) -> None:
         wake_later=process.waker.wake_later,
         wording=process.wording,
         cards=lambda: in_cards and month.left(),
+        on_refused=lambda code: month.used_up() if MONTH_IS_OVER in code else None,
         reply_expires_s=settings.reply_expires_s,
         unsure=settings.unsure,
         draining=process.draining,

@@ -38,10 +38,8 @@ class Skill:
     version: str = "1"
     kinds: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
     queue: str = "default"
     time_limit_s: float | None = None
-    cacheable: bool = False
     remembers: bool = False
     summary: Mapping[str, str]
 
@@ -191,14 +189,12 @@ def declared(cls: type[Any], file: str) -> Skill:
         version=str(getattr(cls, "version", "1")),
         kinds=kinds,
         commands=commands or (() if kinds else (file.lower(),)),
-        roles=_words(cls, "roles"),
         queue=str(getattr(cls, "queue", "default")),
         time_limit_s=getattr(cls, "time_limit_s", None),
-        cacheable=bool(getattr(cls, "cacheable", False)),
         remembers=bool(getattr(cls, "remembers", False)),
         summary=_summary(cls),
     )
-    _check(skill)
+    _check(skill, cls)
     return skill
 
 
@@ -213,7 +209,9 @@ def _summary(cls: type[Any]) -> Mapping[str, str]:
     return {"en": value} if isinstance(value, str) else dict(value)
 
 
-def _check(skill: Skill) -> None:
+def _check(skill: Skill, cls: type[Any]) -> None:
+    if getattr(cls, "roles", None):  # whoever wrote it expects that others are kept out
+        raise BadSetting(f"skill {skill.name}: roles are not supported, it would be open to everybody; leave them out")
     for command in skill.commands:
         if command_of(f"/{command}") != command:
             raise BadSetting(f"skill {skill.name}: no command can be called {command!r}; a-z first, then a-z 0-9 _ -")

@@ -18,6 +18,7 @@ from app.errors import (
     MalformedFrame,
     PlatformBusy,
     PlatformRefused,
+    RequestRejected,
     SkillBroken,
     Transient,
 )
@@ -27,7 +28,7 @@ from app.queue import Wake, WakeLater
 from app.redis import Store
 from app.wording import Wording
 from skills.sdk import Answer, Forward
-from workers.engine.interface import Engine, Handle, Request
+from workers.engine.interface import Engine, Finish, Handle, Request
 from workers.leases import Holding, Leases
 from workers.skills import Skill, Skills
 from workers.typing import Typing
@@ -47,7 +48,6 @@ class Rules:
     silence_limit_s: float = 60.0
     answer_tokens: int = 512
     system_prompt: str = ""
-    context_s: float = 1800.0
 
 
 @dataclass(kw_only=True)
@@ -135,6 +135,8 @@ def attempt(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[s
         return bury(held, desk, "it cannot be read", exc)
     except SkillBroken as exc:
         log.warning("turn failed", id=held.id, raised=held.raised + 1, error=type(root_of(exc)).__name__)
+        if isinstance(exc.__cause__, RequestRejected):
+            return bury(held, desk, "the engine can never run it", exc)
         if held.raised + 1 >= ATTEMPTS:
             return bury(held, desk, "it raised each time", exc)
         return postpone(held, desk, queue, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
@@ -167,28 +169,20 @@ def answer(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[st
         result = Answer(text=desk.wording.say("bad_picture"), remember=False)
     if isinstance(result, Forward):
         return hand_on(held, desk, msgspec.structs.replace(message, kind="text", text=result.text), result.queue)
-    return finish(held, holding, desk, message, skill, result, turn.history)
+    return finish(turn, held, skill, result)
 
 
-def finish(
-    held: Lease,
-    holding: Holding,
-    desk: Desk,
-    message: Message,
-    skill: Skill,
-    result: Answer,
-    history: tuple[Said, ...],
-) -> Sequence[str]:
+def finish(turn: "TurnContext", held: Lease, skill: Skill, result: Answer) -> Sequence[str]:
     """Commit an answer with what becomes of the context."""
     remember = Remember()
     if result.forget:
         remember = Remember(what="forget")
-    elif skill.remembers if result.remember is None else result.remember:
-        question = message.text or f"[{message.kind}]"
-        remember = Remember(what="save", context=extended(history, question, result.text))
-    stopped, nothing = holding.ending == "stopped", result.text == desk.wording.say("stopped")
-    marked = f"{result.text}\n\n{desk.wording.say('stopped_mark')}" if stopped and not nothing else result.text
-    return close(held, desk, marked, remember=remember, stopped=stopped)
+    elif not turn.unsaid and (skill.remembers if result.remember is None else result.remember):
+        question = turn.message.text or f"[{turn.message.kind}]"
+        remember = Remember(what="save", context=extended(turn.history, question, result.text))
+    marked = turn.stopped and not turn.unsaid
+    text = f"{result.text}\n\n{turn.wording('stopped_mark')}" if marked else result.text
+    return close(held, turn.desk, text, remember=remember, stopped=turn.stopped)
 
 
 def close(
@@ -255,16 +249,18 @@ class TurnContext:
     """What a skill may use while it runs: skills.sdk.Context for one turn."""
 
     def __init__(self, *, message: Message, lease: Lease, holding: Holding, desk: Desk) -> None:
-        self._message = message
+        self.message = message
         self._lease = lease
         self._holding = holding
-        self._desk = desk
+        self.desk = desk
         self.locale = desk.wording.locale
         self.history = recall(desk.store, message.conversation)
+        self.stopped = False  # the answer was cut at the person's request
+        self.unsaid = False  # ... before there was any
 
     def ask(self, messages: Sequence[Said] | None = None, *, temperature: float | None = None) -> str:
         """skills.sdk.Context.ask: the prompt goes to the engine, its text to the person as it comes."""
-        engine, desk = self._desk.engine, self._desk
+        engine, desk = self.desk.engine, self.desk
         if engine is None:
             raise SkillBroken("a skill that asks the engine must declare queue = 'text'")
         prompt = tuple((said.role, said.text) for said in messages or self._prompt())
@@ -273,51 +269,60 @@ class TurnContext:
             max_new_tokens=desk.rules.answer_tokens,
             temperature=temperature or 0.0,
         )
-        text = self._follow(engine, request)
-        return desk.wording.say("stopped") if not text and self._holding.ending == "stopped" else text
+        text, finish = self._follow(engine, request)
+        self.stopped = finish == "cancelled" and self._holding.ending == "stopped"
+        self.unsaid = self.stopped and not text
+        return desk.wording.say("stopped") if self.unsaid else text
 
     def read(self, attachment: Attachment) -> bytes:
         """skills.sdk.Context.read."""
-        if self._desk.download is None:
+        if self.desk.download is None:
             raise SkillBroken("this pool downloads nothing")
-        return self._desk.download(attachment)
+        return self.desk.download(attachment)
 
     def wording(self, key: str, **fields: object) -> str:
-        return self._desk.wording.say(key, **fields)
+        return self.desk.wording.say(key, **fields)
 
     def commands(self) -> Mapping[str, str]:
-        return self._desk.skills.commands(self.locale)
+        return self.desk.skills.commands(self.locale)
 
     def waiting(self) -> tuple[int, float]:
-        """skills.sdk.Context.waiting; the message that asks is not counted."""
-        return max(0, self._desk.inbox.waiting() - 1), self._desk.inbox.oldest_due_s()
+        """skills.sdk.Context.waiting; what is in work is not counted, nor is the message that asks."""
+        census = self.desk.inbox.census()
+        return census.waiting, census.oldest_s
 
     def _prompt(self) -> list[Said]:
-        system = self._desk.rules.system_prompt or self._desk.wording.say("default_system_prompt")
-        return [Said("system", system), *self.history, Said("user", self._message.text)]
+        system = self.desk.rules.system_prompt or self.desk.wording.say("default_system_prompt")
+        return [Said("system", system), *self.history, Said("user", self.message.text)]
 
-    def _follow(self, engine: Engine, request: Request) -> str:
-        """The whole text of a request, shown as it comes. Raises Drained or LeaseLost if the turn was ended."""
+    def _follow(self, engine: Engine, request: Request) -> tuple[str, Finish]:
+        """The whole text of a request, shown as it comes, and how it ended.
+
+        Raises Drained or LeaseLost if the turn was ended.
+        """
         pieces: list[str] = []
-        desk, holding = self._desk, self._holding
+        desk, holding = self.desk, self._holding
         with (
-            desk.typing.typist(self._lease, self._message.address) as typist,
+            desk.typing.typist(self._lease, self.message.address) as typist,
             holding.listening(desk.rules.silence_limit_s),
         ):
             if typist.due():
                 typist.show(desk.wording.say("thinking"))
             handle = engine.submit(request)
             holding.on_end(handle.cancel)
-            for piece in self._pieces(handle):
-                pieces.append(piece)
-                if typist.due():
-                    typist.show("".join(pieces))
+            try:
+                for piece in self._pieces(handle):
+                    pieces.append(piece)
+                    if typist.due():
+                        typist.show("".join(pieces))
+            finally:
+                handle.cancel()  # whatever went wrong here: the engine must not go on for nobody
         match holding.ending:
             case "drained":
                 raise Drained("the process is leaving")
             case "lost" | "hung":
                 raise LeaseLost(self._lease.conversation)
-        return "".join(pieces).strip()
+        return "".join(pieces).strip(), handle.result().finish
 
     def _pieces(self, handle: Handle) -> Iterator[str]:
         """The text as it comes. Waiting for a slot takes nothing from the turn's time; what is there by its end is

@@ -5,11 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
+
 from app.drafts import Drafts
+from app.errors import StoreUnavailable
 from app.mailbox import Lease
 from app.message import Address
 from app.queue import Wake
 
+log = structlog.get_logger()
 SHARE_FOR_UPDATES = 0.6  # of the platform's calls; the rest is for creating and finishing cards
 
 
@@ -62,5 +66,10 @@ class Typing:
         return max(self._least_interval_s, self._open / self._calls_per_s)
 
     def show(self, lease: Lease, address: Address, text: str) -> None:
-        self._drafts.write(lease, address, text)
+        """Keep the newest text, and wake the sender. A record that does not answer costs this draft alone."""
+        try:
+            self._drafts.write(lease, address, text)
+        except StoreUnavailable:
+            log.warning("a draft is left out: the record does not answer", id=lease.id)
+            return
         self._wake("send", lease.conversation)

@@ -30,6 +30,10 @@ class Outlet(Protocol):
         """Replace the text for the last time and end the typing. Idempotent by `key`; done twice is done."""
         ...
 
+    def fail_card(self, card: str, text: str, *, key: str) -> None:
+        """End a card that will not get its answer, with a short text. Idempotent by `key`; done twice is done."""
+        ...
+
     def by_webhook(self, address: Address, text: str) -> None:
         """Send one message through the session's webhook. Not idempotent.
 

@@ -12,7 +12,8 @@
 -- KEYS[9]  state:{shard}:inbox:<conversation>   which message is running (control only)
 -- KEYS[10] state:{shard}:outbox:<conversation>
 -- ARGV     conversation, id, sent ms, queue, body, dedupe ms, limit of this mailbox, room left in this shard,
---          grace ms, notice "this conversation is full", notice "the house is full", "control" or ""
+--          grace ms, notice "this conversation is full", notice "the house is full", "control" or "",
+--          version of what is written
 -- returns  {WAKE | WAIT | REPEAT | FULL, queue to wake or ''}
 local conversation, id, sent, queue, body = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local now = now_ms()
@@ -31,7 +32,7 @@ local conversation_full = waiting >= tonumber(ARGV[7])
 if conversation_full or tonumber(redis.call('GET', KEYS[5]) or 0) >= tonumber(ARGV[8]) then
   if redis.call('HSETNX', KEYS[2], 'full', '1') == 0 then return { 'FULL', '' } end
   if length == 0 then redis.call('PEXPIRE', KEYS[2], STATE_REST_MS) end
-  local notice = { v = 1, id = id, queue = 'send', at = sent, since = now, raised = 0, vanished = 0, forwards = 0,
+  local notice = { v = tonumber(ARGV[13]), id = id, queue = 'send', at = sent, since = now, raised = 0, vanished = 0, forwards = 0,
     note = '', body = conversation_full and ARGV[10] or ARGV[11] }
   append(KEYS[6], KEYS[10], KEYS[7], KEYS[8], conversation, notice, now + grace)
   return { 'FULL', 'send' }
@@ -47,7 +48,7 @@ if ARGV[12] == 'control' then
     note = running
   end
 end
-local packed = cmsgpack.pack({ v = 1, id = id, queue = queue, at = sent, since = now, raised = 0, vanished = 0,
+local packed = cmsgpack.pack({ v = tonumber(ARGV[13]), id = id, queue = queue, at = sent, since = now, raised = 0, vanished = 0,
   forwards = 0, note = note, body = body })
 
 -- Behind everything that was sent before it, and never before a head that somebody holds.

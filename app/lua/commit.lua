@@ -14,10 +14,10 @@
 -- KEYS[12] state:{shard}:outbox:<conversation>
 -- ARGV     conversation, token, grace ms, reply id, reply body or '', what becomes of the context (keep, save,
 --          forget), the context, its time to live ms, dead letter or '', keep dead letters ms, at most so many,
---          "close card" or '', id closed ...
+--          "close card" or '', version of what is written, id closed ...
 -- returns  {DONE, next queue or '', 'send' or ''} or {LOST}; the same again when repeated
 local conversation, token = ARGV[1], ARGV[2]
-local FIRST_ID = 13
+local FIRST_ID = 14
 
 if redis.call('HGET', KEYS[2], 'token') ~= token then return settled(KEYS[2], token, 'commit') end
 local now = now_ms()
@@ -35,7 +35,7 @@ end
 
 local send = ''
 if ARGV[5] ~= '' then
-  append(KEYS[5], KEYS[12], KEYS[6], KEYS[7], conversation, { v = 1, id = ARGV[4], queue = 'send', at = now, since = now,
+  append(KEYS[5], KEYS[12], KEYS[6], KEYS[7], conversation, { v = tonumber(ARGV[13]), id = ARGV[4], queue = 'send', at = now, since = now,
     raised = 0, vanished = 0, forwards = 0, note = '', body = ARGV[5] }, look_again)
   send = 'send'
 end

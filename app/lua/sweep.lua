@@ -22,9 +22,9 @@ for i = 1, #ARGV - FIRST + 1 do
   elseif not head then
     redis.call('ZREM', KEYS[1], conversation)
     redis.call('PEXPIRE', state, STATE_REST_MS)
-  elseif not held_until and filled[head.queue] and now < woken + busy then
+  elseif filled[head.queue] and now < woken + busy and not (held_until and woken <= tonumber(held_until)) then
     redis.call('ZADD', KEYS[1], woken + busy, conversation)
-  else -- nobody came, or its holder vanished
+  else -- nobody came, or its holder vanished and it was not woken since
     redis.call('HSET', state, 'woken', now, 'swept', request)
     redis.call('ZADD', KEYS[1], now + idle, conversation)
     wake[#wake + 1] = head.queue

@@ -52,7 +52,7 @@ class Place:
     settled: tuple[int, Step, tuple[str, ...]] | None = None
     told_full: bool = False
     stop: str = ""  # the id of the message that is to be stopped
-    woken: bool = False  # within the last half minute
+    woken: bool = False  # within the last half minute, and since the last lease ended
     due: Due = ""
 
     def holds(self, token: int) -> bool:
@@ -235,7 +235,7 @@ class Model:
                 place.due = ""
             else:
                 place.due = "soon"
-                if place.held or not place.woken or place.items[0].queue not in filled:
+                if not place.woken or place.items[0].queue not in filled:
                     wake.append((place.items[0].queue, conversation))
                     place.woken = True
         return wake

@@ -69,8 +69,9 @@ class View:
         return found[0].decode(), int(found[1]), found[2].decode(), int(found[3]), int(found[4] or 0)
 
     def expire(self, box: Box, conversation: str) -> None:
-        """The time of a lease is over."""
+        """The time of a lease is over, and whoever was woken for it was woken before."""
         self.client.hset(keys.state(box, conversation), "until", LONG_AGO_MS)
+        self.forget_waking(box, conversation)
         self.look_again_now(box, conversation)
 
     def look_again_now(self, box: Box, conversation: str) -> None:

@@ -41,6 +41,22 @@ def test_each_wrong_setting_has_its_line(tmp_path: Path) -> None:
     assert "the-secret" not in ended.stderr
 
 
+def test_a_misspelt_setting_is_named_with_the_one_that_is_meant(tmp_path: Path) -> None:
+    """It would be ignored without a word. The start goes on all the same: here it ends for want of credentials."""
+    (tmp_path / ".env").write_text("SWITCHYARD_LOCAL=en\n")
+    named = {"SWITCHYARD_DRAINS": "7", "SWITCHYARD_XYZZY_PLUGH": "1", "SWITCHYARD_CI": "1", "SWITCHYARD_SLOTS": "2"}
+
+    ended = switchyard(tmp_path, "up", **named)
+
+    lines = ended.stderr.splitlines()
+    assert lines[:3] == [
+        "SWITCHYARD_DRAINS: there is no such setting; is SWITCHYARD_DRAIN_S meant?",
+        "SWITCHYARD_LOCAL: there is no such setting; is SWITCHYARD_LOCALE meant?",
+        "SWITCHYARD_XYZZY_PLUGH: there is no such setting",
+    ]
+    assert [line.split(":")[0] for line in lines[3:]] == ["DINGTALK_CLIENT_ID and DINGTALK_CLIENT_SECRET"]
+
+
 def test_up_beside_another_supervisor_names_its_pid(running: Supervised, tmp_path: Path) -> None:
     ended = switchyard(tmp_path, "up", SWITCHYARD_DATA_DIR=str(running.data_dir), **CREDENTIALS)
 

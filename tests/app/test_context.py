@@ -4,7 +4,6 @@ import pytest
 
 from app import keys
 from app.context import MAX_BYTES, MAX_LINES, extended, recall
-from app.errors import MalformedFrame
 from app.message import Said
 from app.redis import Store
 from app.wire import decode_context
@@ -47,8 +46,9 @@ def test_what_is_too_long_alone_is_not_kept() -> None:
     assert decode_context(extended((Said("user", "before"), Said("assistant", "yes")), "x" * MAX_BYTES, "no")) == ()
 
 
-def test_what_cannot_be_read_is_a_clear_error(store: Store) -> None:
-    store.client.set(keys.context(CONVERSATION), b"{")
+@pytest.mark.parametrize("stored", [b"{", b"[]", b'{"v":99,"lines":[]}'], ids=["broken", "no context", "a newer one"])
+def test_what_cannot_be_read_is_left_out(store: Store, stored: bytes) -> None:
+    """The conversation begins anew: a context is worth less than an answer."""
+    store.client.set(keys.context(CONVERSATION), stored)
 
-    with pytest.raises(MalformedFrame):
-        recall(store, CONVERSATION)
+    assert recall(store, CONVERSATION) == ()

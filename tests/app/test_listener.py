@@ -119,6 +119,35 @@ async def test_what_needs_no_answer_is_acknowledged_counted_and_dropped(changes:
     assert getattr(listener.counts, count) == 1
 
 
+class StuckSocket(Socket):
+    """A socket whose peer reads nothing any more: its buffer is full."""
+
+    async def send(self, text: str) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_an_ack_that_gets_stuck_stops_nobody_else() -> None:
+    store, stuck, socket = Store(), StuckSocket(), Socket()
+    async with Running(store, finish_s=0.1) as listener:
+        stuck.brings(listener, msgId=None)
+        stuck.brings(listener, createAt=1_000)
+        socket.brings(listener, msgId="m1", text={"content": "served"})
+        await until(lambda: socket.sent)
+
+    assert store.texts == ["served"]
+    assert stuck.freed == 2
+
+
+async def test_frames_that_are_dropped_need_room_like_the_others() -> None:
+    store, stuck = Store(), StuckSocket()
+    async with Running(store, finish_s=0.1, max_in_accept=8) as listener:
+        for _ in range(50):
+            stuck.brings(listener, msgId=None)
+        await until(lambda: listener.counts.malformed == 8)
+        await asyncio.sleep(0)
+        assert listener.counts.malformed == 8
+
+
 async def test_a_bug_behind_accept_costs_its_own_frame_only() -> None:
     store, socket = Store(), Socket()
     store.failures = [RuntimeError("bug"), MalformedFrame("odd")]

@@ -286,7 +286,7 @@ class Rules(RuleBasedStateMachine):
         spot = self.a_spot(number, lambda place: place.held)
         if held := self.model.places[spot].held:
             self.view.expire(*spot)
-            held.expired, self.model.places[spot].due = True, "past"
+            held.expired, self.model.places[spot].due, self.model.places[spot].woken = True, "past", False
 
     @rule(number=numbers, for_long=yes_or_no)
     def time_passes(self, number: int, for_long: bool) -> None:

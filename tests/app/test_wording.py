@@ -1,5 +1,6 @@
 """What the assistant says itself is whole in every language."""
 
+import json
 import re
 from pathlib import Path
 from string import Formatter
@@ -24,6 +25,20 @@ def test_every_language_has_the_same_keys_with_the_same_fields() -> None:
 
     assert LOCALES == ("en", "zh-CN")
     assert chinese == english
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_no_key_stands_twice(locale: str) -> None:
+    """The later one would win without a word."""
+
+    def once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+        keys = [key for key, _ in pairs]
+        assert sorted(keys) == sorted(set(keys))
+        return dict(pairs)
+
+    written = (ROOT / "app" / "wording" / f"{locale}.json").read_text(encoding="utf-8")
+
+    assert json.loads(written, object_pairs_hook=once) == Wording(locale).sentences()
 
 
 def test_a_field_is_filled_in_and_braces_of_a_person_are_left_alone() -> None:

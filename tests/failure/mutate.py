@@ -1,9 +1,10 @@
 """`make mutations`: take out one thing that keeps the promise, and see that `switchyard prove` notices.
 
-Each patch in mutations/ is applied to a copy of the tree, and `prove` is run there. Exit status 1 if a run without a
-patch fails, or one with a patch passes.
+Each patch in mutations/ is applied to a copy of the tree, and `prove` is run there. Exit status 1 if the run without a
+patch finds a fault, or one with a patch does not find the fault that it stands for.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).parent / "mutations"
 PACKAGES = ("app", "workers", "skills", "sandbox", "prove", "celeryconfig.py")
-RUN = ("--people", "16", "--messages", "6", "--mode", "markdown", "--kill", "text,broker,default,redis")
+RUN = ("--people", "16", "--messages", "6", "--mode", "markdown", "--kill", "text,broker,default,redis", "--json")
+
+KINDS = ("lost", "doubled", "out_of_order", "wrong_recipient", "unexpected", "left_typing")
+FAULTS: dict[str, set[str]] = {
+    "none": set(),
+    "fence": {"doubled"},
+    "dedupe": {"doubled"},
+    "due": {"lost"},
+    "renewal": {"lost", "unexpected"},  # answered with an apology
+}
 
 
 def main() -> None:
@@ -26,15 +36,18 @@ def main() -> None:
 
 
 def as_expected(name: str) -> bool:
-    """Whether `prove` passes without a patch, and fails with one."""
+    """Whether `prove` finds what it should: nothing without a patch, one of the patch's own faults with it."""
     with tempfile.TemporaryDirectory(prefix="switchyard-mutation-") as folder:
         tree = Path(folder)
         copy_tree(tree)
         if name != "none":
             subprocess.run(["patch", "-p1", "-s", "-i", str(PATCHES / f"{name}.patch")], cwd=tree, check=True)
-        status = prove(tree)
-    good = status == (0 if name == "none" else 1)
-    print(f"{name}: prove ended with {status}, {'as it should' if good else 'AND SHOULD NOT'}", flush=True)
+        found = prove(tree)
+    good = bool(found & FAULTS[name]) if FAULTS[name] else not found
+    print(
+        f"{name}: found {', '.join(sorted(found)) or 'nothing'}, {'as it should' if good else 'AND SHOULD NOT'}",
+        flush=True,
+    )
     return good
 
 
@@ -47,12 +60,16 @@ def copy_tree(tree: Path) -> None:
             shutil.copy(source, tree / package)
 
 
-def prove(tree: Path) -> int:
-    """Run the copy's `prove`; what it prints goes to stdout."""
+def prove(tree: Path) -> set[str]:
+    """The kinds of fault that the copy's `prove` finds. Raises CalledProcessError if it could not be run."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     code = "import app, sys; assert app.__file__.startswith(sys.argv[1]), app.__file__; from app.cli import main; "
     command = [sys.executable, "-c", code + "sys.argv[:2] = ['switchyard']; main()", str(tree), "prove", *RUN]
-    return subprocess.run(command, cwd=tree, env=environment, stderr=subprocess.DEVNULL, check=False).returncode
+    run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode not in (0, 1) or not run.stdout:
+        raise subprocess.CalledProcessError(run.returncode, command, run.stdout, run.stderr[-2000:])
+    verdicts = [one["verdict"] for one in json.loads(run.stdout)["runs"]]
+    return {kind for verdict in verdicts for kind in KINDS if verdict[kind]}
 
 
 if __name__ == "__main__":

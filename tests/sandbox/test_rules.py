@@ -92,6 +92,25 @@ def test_text_is_appended_unless_it_is_full(app: Probe, sandbox: SandboxClient) 
     assert [event["text"] for event in sandbox.log(0, "updated")] == ["one", "one two", "three"]
 
 
+def test_a_card_is_failed_by_its_variables_and_the_same_values_again_change_nothing(
+    app: Probe, sandbox: SandboxClient
+) -> None:
+    app.create_card("c1")
+    params = {"content": "sorry", "flowStatus": "5"}
+    body = {
+        "outTrackId": "c1",
+        "cardData": {"cardParamMap": params},
+        "cardUpdateOptions": {"updateCardDataByKey": True},
+    }
+    other = {**body, "cardData": {"cardParamMap": {**params, "content": "other"}}}
+
+    answers = [app.call("PUT", UPDATE, one).status_code for one in (body, body, other)]
+
+    assert answers == [200, 200, 400]
+    assert (sandbox.cards()[0]["state"], sandbox.cards()[0]["text"]) == ("failed", "sorry")
+    assert [event["state"] for event in sandbox.log(0, "finished")] == ["failed"]
+
+
 @pytest.mark.parametrize(
     ("options", "left"),
     [({}, {"status": "new"}), ({"updateCardDataByKey": True}, {"content": "", "flowStatus": "1", "status": "new"})],

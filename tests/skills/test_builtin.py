@@ -74,6 +74,14 @@ def test_an_unknown_command_of_any_length_gets_a_short_answer() -> None:
     assert len(answer(a_message("/" + "a" * 100_000), StandInContext()).text) < 300
 
 
+@pytest.mark.parametrize(("locale", "words"), [("en", "too long"), ("zh-CN", "太长")])
+def test_a_text_that_is_too_long_is_called_so(locale: str, words: str) -> None:
+    """A text is no unknown kind of message; the person can shorten it."""
+    result = answer(a_message(kind="unsupported", platform_kind="text.too_long"), StandInContext(locale=locale))
+
+    assert words in result.text
+
+
 @pytest.mark.parametrize(
     ("platform_kind", "named"),
     [("audio", "voice messages"), ("video", "videos"), ("file", "files"), ("{odd}", "this kind of message")],

@@ -77,6 +77,9 @@ class RecordingOutlet:
     def finish_card(self, card: str, text: str, *, key: str) -> None:
         self._call("finish", lambda: self._write(card, text, key, finish=True))
 
+    def fail_card(self, card: str, text: str, *, key: str) -> None:
+        self._call("fail", lambda: self._write(card, text, key, finish=True))
+
     def by_webhook(self, address: Address, text: str) -> None:
         self._call("webhook", lambda: self._show(Seen("webhook", text)))
 

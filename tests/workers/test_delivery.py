@@ -121,15 +121,50 @@ def test_a_busy_webhook_was_proved_undone_and_is_sent_once(house: House, unsure:
     assert house.outlet.seen == [Seen("webhook", "the answer")]
 
 
-@pytest.mark.parametrize("call", ["open", "finish"])
-def test_a_refused_card_goes_by_the_webhook(house: House, call: str) -> None:
-    house.outlet.fails(call, NO_CARDS)
+def test_a_card_that_cannot_be_opened_goes_by_the_webhook(house: House) -> None:
+    house.outlet.fails("open", NO_CARDS)
     message = house.owes(a_message(), "the answer")
 
     house.deliver_all(message)
 
-    assert house.outlet.seen[-1] == Seen("webhook", "the answer")
-    assert [seen.text for seen in house.outlet.seen if seen.finished] == ["the answer"]
+    assert house.outlet.seen == [Seen("webhook", "the answer")]
+
+
+def test_a_card_that_cannot_be_finished_is_ended_and_the_answer_goes_by_the_webhook(house: House) -> None:
+    """No card types for ever."""
+    house.outlet.fails("finish", NO_CARDS)
+    message = house.owes(a_message(), "the answer")
+
+    house.deliver_all(message)
+
+    ended = Seen("card", house.wording.say("card_given_up"))
+    assert house.outlet.seen == [ended, Seen("webhook", "the answer")]
+
+
+def test_a_card_that_was_opened_on_record_alone_is_opened(house: House) -> None:
+    """The record is written before the call, and the platform may have been too busy for the call."""
+    house.outlet.fails("open", BUSY)
+    message = house.gets(a_message(text="the answer"))
+    house.desk.typing.show(house.take(message), message.address, "Thinking")
+    house.deliver(message)
+    house.expire(message)
+    house.turn(message)
+
+    house.deliver_all(message)
+
+    assert house.outlet.seen == [Seen("card", "the answer")]
+
+
+def test_after_a_refusal_nothing_more_is_typed(house: House) -> None:
+    """Each draft would be one more refused call."""
+    house.outlet.fails("open", NO_CARDS)
+    message = house.gets(a_message(text="the answer"))
+    held = house.take(message)
+    for text in ("Thinking", "the"):
+        house.desk.typing.show(held, message.address, text)
+        house.deliver(message)
+
+    assert house.outlet.calls == ["open"]
 
 
 def test_a_refused_webhook_goes_by_a_proactive_message(house: House) -> None:

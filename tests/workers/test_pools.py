@@ -11,6 +11,7 @@ from textwrap import dedent
 
 import msgspec
 import pytest
+from celery import signals
 
 from app.context import recall
 from app.message import Message
@@ -25,9 +26,11 @@ from tests.app.supervised import ROOT, environment, eventually
 from tests.samples import a_message, a_picture
 from tests.valkey import valkey
 from tests.workers.desk import House, a_house
+from workers.pool import HEED_S, grace_s
 
 BOOT_S = 60.0
 DRAIN_S = 6.0
+LEAVE_S = 30.0  # a worker has left long before; a busy machine may be late
 MODELS = ROOT / ".switchyard" / "models"
 
 
@@ -134,8 +137,9 @@ def spoken_to(platform: Sandbox, message: Message) -> Message:
 def test_every_pool_does_its_work_without_torch(
     start: Callable[..., Worker], wake: Callable[..., Message], house: House, platform: Sandbox
 ) -> None:
-    """With `echo` there is no model anywhere: a small machine can run all of it."""
-    workers = [start(pool) for pool in ("text", "image", "default", "sender")]
+    """Three pools have no use for the model that is set; `text` has none with `echo`: a small machine can run it."""
+    model = {"SWITCHYARD_ENGINE": "slots", "SWITCHYARD_MODEL_CACHE_DIR": str(MODELS)}
+    workers = [start("text"), *(start(pool, **model) for pool in ("image", "default", "sender"))]
     for worker in workers:
         worker.until_ready()
     messages = [
@@ -176,14 +180,15 @@ def test_a_worker_that_is_told_to_leave_finishes_or_hands_back(
     start: Callable[..., Worker], wake: Callable[..., Message], house: House
 ) -> None:
     """A short answer is finished, a long one is somebody else's, and nobody is counted a suspect."""
-    worker = start("text", SWITCHYARD_ECHO_TOKENS_PER_S="4").until_ready()
+    roomy = {"SWITCHYARD_DRAIN_S": "9"}  # four seconds for an answer of half a second
+    worker = start("text", SWITCHYARD_ECHO_TOKENS_PER_S="4", **roomy).until_ready()
     long = wake(a_message(text="word " * 200, sender="long"), "text")
     eventually(lambda: house.draft(long))
     short = wake(a_message(text="in time", sender="short"), "text")
     eventually(lambda: house.draft(short))
 
     worker.terminate()
-    status = worker.status(DRAIN_S)
+    status = worker.status(LEAVE_S)
 
     assert status == 0, worker.log
     assert house.texts(short) == ["in time"]
@@ -240,13 +245,27 @@ def test_a_hung_turn_costs_the_process_and_no_neighbour(
     eventually(lambda: "process will be replaced" in worker.log)
 
     go.touch()
-    status = worker.status(DRAIN_S)
+    status = worker.status(LEAVE_S)
 
     assert status == 75, worker.log
     assert house.texts(neighbour) == ["done"]
     assert house.texts(hung) == []
     house.expire(hung)
-    assert house.take(hung, "default").suspect
+    assert house.take(hung, "default").vanished == 1
+
+
+def test_a_process_whose_only_turn_hangs_leaves_at_once(
+    start: Callable[..., Worker], wake: Callable[..., Message], house: House, sleepy: dict[str, str], tmp_path: Path
+) -> None:
+    """There is nothing to wait for, and its people wait for the next process."""
+    hanging, patient = tmp_path / "hanging", {"SWITCHYARD_DRAIN_S": "600", "SWITCHYARD_TURN_LIMIT_S": "1"}
+    worker = start("default", **patient, **sleepy).until_ready()
+    wake(a_message(text=f"/hang {hanging}"), "default")
+    eventually(hanging.exists)
+
+    status = worker.status(LEAVE_S)
+
+    assert status == 75, worker.log
 
 
 def test_a_skill_that_does_not_listen_is_handed_back_and_left_behind(
@@ -259,7 +278,7 @@ def test_a_skill_that_does_not_listen_is_handed_back_and_left_behind(
     eventually(hanging.exists)
 
     worker.terminate()
-    status = worker.status(DRAIN_S)
+    status = worker.status(LEAVE_S)
 
     assert status == 0, worker.log
     held = house.take(message, "default")
@@ -273,3 +292,22 @@ def test_a_worker_without_its_record_does_not_start(start: Callable[..., Worker]
 
     assert worker.status(BOOT_S) == 1
     assert "5 shards" in worker.log
+
+
+@pytest.mark.parametrize("drain_s", [5.0, 6.0, 10.0, 20.0])
+def test_a_worker_has_handed_back_before_it_is_killed(drain_s: float) -> None:
+    """The supervisor gives the listener its share of the drain first, and kills the workers before the end of it."""
+    told_s, killed_s = 0.075 * drain_s, drain_s - 2.2
+
+    handed_back_s = told_s + grace_s(drain_s) + HEED_S
+
+    assert handed_back_s < killed_s
+
+
+def test_a_process_that_only_wakes_does_not_listen_to_tasks(broker_url: str) -> None:
+    """Fetching at once is a worker's business."""
+    before = list(signals.task_postrun.receivers)
+
+    create_celery("test", broker_url)
+
+    assert signals.task_postrun.receivers == before

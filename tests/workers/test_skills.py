@@ -142,6 +142,7 @@ def test_a_persons_own_skill_goes_before_a_built_in_one(tmp_path: Path) -> None:
         PASTED + "    commands = ['Two Words']\n",
         PASTED + "    time_limit_s = -1\n",
         PASTED + "    kinds = 7\n",
+        PASTED + "    roles = ('boss',)\n",  # nothing enforces them: it would be open to everybody
     ],
 )
 def test_a_broken_file_is_named_and_skipped(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from tests.app.supervised import eventually
 from tests.samples import a_message
 from tests.workers.desk import PATIENCE_S, Gate, House, a_house, a_skill, meanwhile
 from workers.engine.echo import EchoEngine
+from workers.engine.interface import Request
 from workers.turn import Rules
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve"
@@ -86,8 +87,8 @@ def test_a_suspect_runs_alone_among_suspects_and_beside_the_innocent(house: Hous
     held, other, innocent = (
         house.gets(a_message(text=text, sender=text)) for text in ("hold", "another suspect", "innocent")
     )
-    house.vanish(held)
-    house.vanish(other)
+    for suspect in (held, other, held, other):
+        house.vanish(suspect)
 
     with meanwhile(house.turn, held):
         assert gate.entered.wait(PATIENCE_S)
@@ -96,11 +97,28 @@ def test_a_suspect_runs_alone_among_suspects_and_beside_the_innocent(house: Hous
         postponed = (house.replies(other), house.head(other)["vanished"], house.texts(innocent))
         gate.opened.set()
 
-    assert postponed == ([], 1, ["quick"])
+    assert postponed == ([], 2, ["quick"])
     assert house.wakes.later == [("text", other.conversation, 0.5)]
     house.hasten(other)
     house.turn(other)
     assert house.texts(other) == ["quick"]
+
+
+def test_those_whose_worker_was_killed_once_go_on_together(house: House) -> None:
+    """A whole batch was in the killed process; hardly any of it is to blame, and none shall wait for the others."""
+    gate = Gate()
+    house.answers_with(a_skill(lambda context, message: gate(context, message) if message.text == "hold" else "quick"))
+    held, other = (house.gets(a_message(text=text, sender=text)) for text in ("hold", "of the same batch"))
+    house.vanish(held)
+    house.vanish(other)
+
+    with meanwhile(house.turn, held):
+        assert gate.entered.wait(PATIENCE_S)
+        house.turn(other)
+        answered = house.texts(other)
+        gate.opened.set()
+
+    assert answered == ["quick"]
 
 
 def test_an_engine_that_stops_makes_the_message_a_suspect(house: House) -> None:
@@ -150,7 +168,8 @@ def test_a_turn_that_lost_its_lease_stops_writing(quick: House) -> None:
         turn.result(PATIENCE_S)  # long before the last word
 
     assert quick.replies(message) == []
-    assert engine.alive()
+    others = [engine.submit(Request(messages=(("user", WORDS),), max_new_tokens=99)) for _ in range(engine.slots)]
+    eventually(lambda: all(other.begun for other in others))  # every slot is free
 
 
 def test_a_stopped_turn_commits_what_it_has(quick: House) -> None:
@@ -224,7 +243,7 @@ def test_a_turn_over_its_limit_is_given_up_and_not_renewed(quick: House) -> None
         gate.opened.set()
 
     assert quick.hung == 1
-    assert second.suspect
+    assert second.vanished == 1
     assert quick.replies(message) == []
     quick.boxes.inbox.commit(second)
 

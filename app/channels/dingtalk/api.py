@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from app.channels.dingtalk.download import fetch
+from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.limiter import DRAFT_SHARE, Limiter
 from app.channels.dingtalk.token import AccessToken
 from app.channels.dingtalk.verdict import Answer, Blocked, Throttled, TokenRefused, code_of, diagnosis, judge
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 TOKEN: Final = "/v1.0/oauth2/accessToken"  # noqa: S105  a path
 CREATE: Final = "/v1.0/card/instances/createAndDeliver"
 STREAMING: Final = "/v1.0/card/streaming"
+INSTANCES: Final = "/v1.0/card/instances"
+CARD_CALLS: Final = frozenset((CREATE, STREAMING, INSTANCES))
 TO_PERSON: Final = "/v1.0/robot/oToMessages/batchSend"
 TO_GROUP: Final = "/v1.0/robot/groupMessages/send"
 DOWNLOAD: Final = "/v1.0/robot/messageFiles/download"
@@ -60,8 +63,9 @@ class DingTalkApi:
         self._monotonic = monotonic
         self._on_card_call = on_card_call
         self._timeout = httpx.Timeout(read_s, connect=CONNECT_S)
+        self._within_s = 2 * read_s  # a whole call, however slowly its answer comes
         self._of_thread = threading.local()
-        self._clients: list[httpx.Client] = []
+        self._clients: list[BoundedClient] = []
         self._token = AccessToken(self._fetch_token, monotonic)
         self._limiters: dict[str, Limiter] = {}
         self._limiters_lock = threading.Lock()
@@ -87,6 +91,10 @@ class DingTalkApi:
     def finish_card(self, body: Json) -> None:
         """Update the text of a card for the last time. Idempotent by `guid`."""
         self._stream(body, share=1.0, patience_s=PATIENCE_S)
+
+    def set_card(self, body: Json) -> None:
+        """Overwrite variables of a card."""
+        self._call("PUT", INSTANCES, body)
 
     def send_to_person(self, body: Json) -> None:
         """Send a message of the robot's own to one person."""
@@ -120,7 +128,8 @@ class DingTalkApi:
         url = answer.get("downloadUrl")
         if not isinstance(url, str):
             raise BadPicture("an answer without downloadUrl")
-        return fetch(self._client(), url, limit_bytes=limit_bytes, limit_s=limit_s)
+        inward = httpx.URL(self._openapi).host in LOOPBACK  # a sandbox keeps its files on this machine too
+        return fetch(self._client(), url, limit_bytes=limit_bytes, limit_s=limit_s, inward=inward)
 
     def trusts(self, url: str) -> bool:
         """Whether an address from outside is the platform's own: https to its domains, or a configured endpoint.
@@ -173,7 +182,7 @@ class DingTalkApi:
             raise PlatformBusy("our own limit", retry_after_s=wait_s)
         if wait_s:
             time.sleep(wait_s)
-        if path in (CREATE, STREAMING):
+        if path in CARD_CALLS:
             self._on_card_call()
         try:
             return self._exchange(method, self._openapi + path, body, api=path, token=token)
@@ -187,11 +196,11 @@ class DingTalkApi:
                 self._limiters[path] = Limiter(self._calls_per_s, self._monotonic)
             return self._limiters[path]
 
-    def _client(self) -> httpx.Client:
+    def _client(self) -> BoundedClient:
         """This thread's own: in a pool that many threads share, each call looks through everybody's connections."""
-        client: httpx.Client | None = getattr(self._of_thread, "client", None)
+        client: BoundedClient | None = getattr(self._of_thread, "client", None)
         if client is None:
-            client = self._of_thread.client = httpx.Client(timeout=self._timeout)
+            client = self._of_thread.client = BoundedClient(timeout=self._timeout)
             self._clients.append(client)
         return client
 
@@ -227,11 +236,13 @@ class DingTalkApi:
         if token:
             headers["x-acs-dingtalk-access-token"] = token
         try:
-            return self._client().request(method, url, content=msgspec.json.encode(body), headers=headers)
+            return self._client().exchange(
+                method, url, within_s=self._within_s, content=msgspec.json.encode(body), headers=headers
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:  # nothing was sent
             log.warning("platform not reached", api=api, error=type(exc).__name__)
             raise PlatformBusy(type(exc).__name__) from None  # the exception's request holds token and body
-        except httpx.TransportError as exc:
+        except (httpx.TransportError, Unread) as exc:
             log.warning("platform did not answer", api=api, error=type(exc).__name__)
             raise OutcomeUnknown(type(exc).__name__) from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:

@@ -66,6 +66,20 @@ def finish_body(card: str, text: str, *, guid: str, key: str) -> Json:
     return _streaming_body(card, text, guid=guid, key=key) | {"isFinalize": True}
 
 
+def fail_body(card: str, text: str, *, guid: str, key: str) -> Json:
+    """Replace the text of a card and show that it failed."""
+    return _streaming_body(card, text, guid=guid, key=key) | {"isFinalize": False, "isError": True}
+
+
+def failed_body(card: str, text: str, *, key: str) -> Json:
+    """The same by the card's variables, for a card that takes no more streaming."""
+    return {
+        "outTrackId": track_id(card),
+        "cardData": {"cardParamMap": {key: text or " ", "flowStatus": "5"}},
+        "cardUpdateOptions": {"updateCardDataByKey": True},  # without it every other variable would be erased
+    }
+
+
 def _streaming_body(card: str, text: str, *, guid: str, key: str) -> Json:
     return {
         "outTrackId": track_id(card),

@@ -3,6 +3,8 @@
 Source: im-protocols, sections 2.1 and 2.2.
 """
 
+import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -13,6 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from app.channels.dingtalk.connection import Clock, Connection, Receive, Timing
+from app.channels.dingtalk.exchange import ANSWER_LIMIT_BYTES, TooLarge, grow
 from app.channels.dingtalk.messages import CARD_TOPIC, ROBOT_TOPIC
 from app.errors import PlatformBusy, PlatformRefused
 
@@ -70,20 +73,32 @@ async def _ask_for_ticket(client: httpx.AsyncClient, credentials: Credentials, t
         "localIp": "",
     }
     try:
-        response = await client.post(
-            credentials.openapi.rstrip("/") + OPEN_PATH,
-            json=request,
-            headers={"Accept": "application/json"},  # without it the gateway may answer in XML
-            timeout=timing.open_s,
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        async with (
+            asyncio.timeout(timing.open_s),
+            client.stream(
+                "POST",
+                credentials.openapi.rstrip("/") + OPEN_PATH,
+                json=request,
+                headers={"Accept": "application/json"},  # without it the gateway may answer in XML
+                timeout=timing.open_s,
+            ) as response,
+        ):
+            content = await _read(response)
+    except (httpx.HTTPError, httpx.InvalidURL, TooLarge, TimeoutError) as exc:
         raise _unreachable(f"open: {type(exc).__name__}") from exc
-    return _socket_url(response)
+    return _socket_url(response, content)
 
 
-def _socket_url(response: httpx.Response) -> str:
+async def _read(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        grow(content, chunk, ANSWER_LIMIT_BYTES)
+    return bytes(content)
+
+
+def _socket_url(response: httpx.Response, content: bytes) -> str:
     try:
-        answer = response.json()
+        answer = json.loads(content)
     except (ValueError, RecursionError):
         answer = None
     fields: dict[str, Any] = answer if isinstance(answer, dict) else {}

@@ -46,6 +46,13 @@ class DingTalkOutlet:
         """Replace the text for the last time and end the typing."""
         self._api.finish_card(cards.finish_body(card, text, guid=key, key=self._content_key))
 
+    def fail_card(self, card: str, text: str, *, key: str) -> None:
+        """End a card that will not get its answer, with a short text; by its variables if it takes no streaming."""
+        try:
+            self._api.finish_card(cards.fail_body(card, text, guid=key, key=self._content_key))
+        except PlatformRefused:
+            self._api.set_card(cards.failed_body(card, text, key=self._content_key))
+
     def by_webhook(self, address: Address, text: str) -> None:
         """Send Markdown through the session's webhook, mentioning the person in a group. Not idempotent."""
         if not address.webhook:

@@ -10,10 +10,13 @@ from typing import Any
 
 import httpx
 
+from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.finding import Finding
 
 NO_CARD = "switchyard-doctor-no-such-card"
 DENIED = "AccessTokenPermissionDenied"
+UNAUTHENTICATED = "InvalidAuthentication"
+PATIENCE_S = 10.0
 MEND = "ask for it in the app's page 'Permissions' and publish a new version"
 
 
@@ -39,14 +42,18 @@ def probes(robot: str) -> tuple[Probe, ...]:
     )
 
 
-def permissions(http: httpx.Client, api: str, token: str, robot: str) -> Iterator[Finding]:
+def permissions(http: BoundedClient, api: str, token: str, robot: str) -> Iterator[Finding]:
     """One finding a permission."""
     for probe in probes(robot):
         try:
-            answer = http.request(
-                probe.method, api + probe.path, json=probe.body, headers={"x-acs-dingtalk-access-token": token}
+            answer = http.exchange(
+                probe.method,
+                api + probe.path,
+                within_s=PATIENCE_S,
+                json=probe.body,
+                headers={"x-acs-dingtalk-access-token": token},
             )
-        except httpx.HTTPError as exc:
+        except (httpx.HTTPError, Unread) as exc:
             yield Finding(probe.scope, "warning", f"no answer ({type(exc).__name__})", "try again in a minute")
         else:
             yield _judged(probe.scope, answer)
@@ -55,12 +62,12 @@ def permissions(http: httpx.Client, api: str, token: str, robot: str) -> Iterato
 def _judged(scope: str, answer: httpx.Response) -> Finding:
     try:
         body = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     code = str(body.get("code", "")) if isinstance(body, dict) else ""
     if DENIED in code:
         return Finding(scope, "fault", "the app may not", MEND)
-    if answer.status_code in (200, 400):  # there is no such card, and nobody to send to
+    if answer.status_code in (200, 400) and UNAUTHENTICATED not in code:  # there is no such card, and nobody to send to
         return Finding(scope, "ok", "granted")
     return Finding(
         scope, "warning", f"answered {answer.status_code} ({code or 'no code'})", "see the app's permissions"

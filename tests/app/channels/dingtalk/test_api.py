@@ -68,6 +68,46 @@ def test_every_card_call_repeated_changes_nothing(
     assert seen == ["created", "updated", "finished"]
 
 
+def test_a_card_that_will_get_no_answer_is_failed_once(
+    outlet: DingTalkOutlet, platform: SandboxClient, alone: Address
+) -> None:
+    outlet.open_card("m1", alone, "…")
+
+    for _ in range(2):
+        outlet.fail_card("m1", "sorry", key="m1:failed")
+
+    (card,) = platform.cards()
+    assert (card["state"], card["text"]) == ("failed", "sorry")
+    assert len(platform.log(0, "finished")) == 1
+
+
+def test_a_card_that_takes_no_streaming_is_failed_by_its_variables(
+    outlet: DingTalkOutlet, platform: SandboxClient, alone: Address
+) -> None:
+    """Otherwise it would show for ever that an answer is being written."""
+    outlet.open_card("m1", alone, "…")
+    outlet.update_card("m1", "half", key="m1:1:1")
+
+    platform.answer(STREAMING, "permission")
+    outlet.fail_card("m1", "sorry", key="m1:failed")
+    outlet.fail_card("m1", "sorry", key="m1:failed")
+
+    (card,) = platform.cards()
+    assert (card["state"], card["text"]) == ("failed", "sorry")
+    assert len(platform.log(0, "finished")) == 1
+
+
+@pytest.mark.parametrize(("fault", "error"), [("qps", PlatformBusy), ("timeout_after", OutcomeUnknown)])
+def test_only_a_proved_refusal_leads_to_the_other_way_of_failing_a_card(
+    outlet: DingTalkOutlet, platform: SandboxClient, alone: Address, fault: str, error: type[Exception]
+) -> None:
+    outlet.open_card("m1", alone, "…")
+    platform.answer(STREAMING, fault)
+
+    with pytest.raises(error):
+        outlet.fail_card("m1", "sorry", key="m1:failed")
+
+
 REFUSALS = [
     ("qps", PlatformBusy),
     ("qps_api", PlatformBusy),

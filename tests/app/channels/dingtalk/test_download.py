@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import httpx
 import pytest
 
 from app.channels.dingtalk.api import DOWNLOAD
-from app.channels.dingtalk.download import fetch
+from app.channels.dingtalk.download import fetch, is_public
+from app.channels.dingtalk.exchange import BoundedClient
 from app.channels.dingtalk.outlet import DingTalkOutlet
 from app.errors import BadPicture, PlatformBusy
 from app.message import Attachment
@@ -72,8 +72,9 @@ def a_site(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iter
 
 
 def fetch_from(url: str, **limits: float) -> bytes:
-    with httpx.Client(timeout=2) as client:
-        return fetch(client, url, limit_bytes=int(limits.get("limit_bytes", 1000)), limit_s=limits.get("limit_s", 5))
+    with BoundedClient(timeout=2) as client:
+        limit_bytes, limit_s = int(limits.get("limit_bytes", 1000)), limits.get("limit_s", 5)
+        return fetch(client, url, limit_bytes=limit_bytes, limit_s=limit_s, inward=True)
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "/again"])
@@ -106,14 +107,17 @@ def test_a_download_that_trickles_is_cut_off() -> None:
         handler.send_response(200)
         handler.end_headers()
         try:
-            for _ in range(25):
+            for _ in range(500):  # ten seconds
                 handler.wfile.write(b"x")
                 time.sleep(0.02)
         except OSError:
             return
 
-    with a_site(trickle) as url, pytest.raises(BadPicture, match="too long"):
-        fetch_from(url, limit_s=0.1)
+    with a_site(trickle) as url:
+        began = time.monotonic()
+        with pytest.raises(BadPicture, match="too long"):
+            fetch_from(url, limit_s=0.1)
+        assert time.monotonic() - began < 8
 
 
 def test_a_download_that_unpacks_itself_is_refused() -> None:
@@ -124,3 +128,43 @@ def test_a_download_that_unpacks_itself_is_refused() -> None:
 
     with a_site(packed) as url, pytest.raises(BadPicture):
         fetch_from(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700:4700::1111", True),
+        ("no-such-name.invalid", True),  # left to the connection: a proxy may know it
+        ("127.0.0.1", False),
+        ("localhost", False),
+        ("2130706433", False),  # 127.0.0.1 in another dress
+        ("::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("0.0.0.0", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.100.100.200", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+    ],
+)
+def test_what_is_public_and_what_is_our_own(host: str, public: bool) -> None:
+    assert is_public(host) is public
+
+
+def test_the_real_platform_cannot_make_us_read_our_own_network() -> None:
+    """Whoever can name a download address must not learn what this machine's neighbours answer."""
+    asked = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        handler.send_response(200)
+        handler.end_headers()
+
+    with a_site(answer) as url, BoundedClient(timeout=2) as client, pytest.raises(BadPicture, match="private"):
+        fetch(client, url, limit_bytes=10, limit_s=5)
+
+    assert asked == []
