@@ -28,7 +28,7 @@ SCALE_LIMIT = 64
 _ANSWERING: frozenset[str] = frozenset(POOLS) - {"sender"}
 _SCALABLE: frozenset[str] = frozenset(POOLS)
 # Of the drain time: the listener's own part, and what is left over when the others and the servers must be gone.
-_LISTENER_SHARE = 0.075
+_LISTENER_SHARE, _LISTENER_LONGEST_S = 0.075, 1.5
 _AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S = 2.2, 1.2, 0.4
 _LAST_SENDS_S = 0.3  # what the last turns committed goes out
 _WEIGH_S = 2.0
@@ -199,7 +199,7 @@ class Supervisor:
         """
         log.info("stopping", within_s=self._settings.drain_s)
         end = time.monotonic() + self._settings.drain_s
-        listener_end = end - (1 - _LISTENER_SHARE) * self._settings.drain_s
+        listener_end = time.monotonic() + min(_LISTENER_SHARE * self._settings.drain_s, _LISTENER_LONGEST_S)
         workers_end, others_end, servers_end = (
             end - after_s for after_s in (_AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S)
         )
