@@ -10,6 +10,8 @@ SwitchyardError
 ├── Permanent                 trying again brings the same
 │   ├── MalformedFrame        a platform sent what we cannot read
 │   ├── PlatformRefused       the platform proved that it will not do this; another way may be tried
+│   │   └── NoCard            ... to open a card: there is none to end
+│   ├── ReplyGivenUp          the outcome stayed unknown, and each repeat may be seen
 │   ├── BadSetting            a setting is wrong; the text says which and what would be right
 │   ├── RequestRejected       the engine can never run this request
 │   ├── BadPicture            an attachment is not what it says, or larger than we unpack
@@ -65,6 +67,14 @@ class PlatformRefused(Permanent):
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
+
+
+class NoCard(PlatformRefused):
+    """The platform refused to open a card: there is none to end."""
+
+
+class ReplyGivenUp(Permanent):
+    """The outcome of a call without an idempotency key stayed unknown: each further repeat may be seen."""
 
 
 class BadSetting(Permanent):

@@ -300,15 +300,15 @@ class Mailbox:
         ]
         return str(self._settled(self._store.run("release", names, args))[1].decode())
 
-    def mark(self, lease: Lease | DraftLease, note: str = "", *, card_opened: bool = False) -> None:
-        """Write down how far the holder is, so that whoever comes after a crash goes on from there.
+    def mark(self, lease: Lease | DraftLease, note: str = "", *, card: Literal["", "open", "gone"] = "") -> None:
+        """Write down how far the holder is, and whether there is a card, for whoever comes after a crash.
 
         Raises:
             LeaseLost: somebody else has it.
         """
         conversation = lease.conversation
         names = [*self._place(conversation)[:2], keys.cards(keys.shard_of(conversation))]
-        if not self._store.run("mark", names, [lease.token, note, lease.id if card_opened else ""]):
+        if not self._store.run("mark", names, [lease.token, note, lease.id, card]):
             raise LeaseLost(conversation)
 
     def renew(self, leases: Sequence[Lease | DraftLease]) -> list[tuple[bool, bool]]:

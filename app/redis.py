@@ -53,6 +53,13 @@ def load_script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+def load_all_scripts() -> None:
+    """Read every script now: a process must not meet a newer one when the files are replaced under it."""
+    for file in _LUA.glob("*.lua"):
+        if file.stem != "shared":
+            load_script(file.stem)
+
+
 def _options(url: str, timeout_s: float, connections: int) -> dict[str, Any]:
     return {
         "url": url,
@@ -68,6 +75,7 @@ class Store:
     """The record, for threads. `deadline_s`: how long a call is repeated while the server does not answer."""
 
     def __init__(self, url: str, *, deadline_s: float = 15.0, timeout_s: float = 5.0, connections: int = 1024) -> None:
+        load_all_scripts()
         options = _options(url, timeout_s, connections)
         self.client = redis.Redis.from_url(**options, retry=Retry(NoBackoff(), 0))
         self._deadline_s = deadline_s
@@ -153,6 +161,7 @@ class AsyncStore:
     """
 
     def __init__(self, url: str, *, deadline_s: float = 5.0, timeout_s: float = 5.0) -> None:
+        load_all_scripts()
         options = _options(url, timeout_s, 64)
         self.client = redis.asyncio.Redis.from_url(**options, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         self._deadline_s = deadline_s

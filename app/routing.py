@@ -11,7 +11,7 @@ from app.message import Message, Reply
 from app.queue import Wake
 from app.redis import AsyncStore
 
-_COMMAND = re.compile(r"/([a-z][a-z0-9_-]*)(?=\s|$)")
+_COMMAND = re.compile(r"/([a-z][a-z0-9_-]*)(?=\s|$)", re.IGNORECASE)
 _COUNT_AGAIN_S = 0.25
 _NEARLY_FULL = 0.9
 
@@ -21,7 +21,7 @@ Say = Callable[[str], str]
 def command_of(text: str) -> str:
     """The command that a text begins with, without its slash; empty if there is none."""
     found = _COMMAND.match(text)
-    return found.group(1) if found else ""
+    return found.group(1).lower() if found else ""
 
 
 def route(message: Message) -> str:

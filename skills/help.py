@@ -28,4 +28,4 @@ class Help(SkillPlugin):
 def word_after_slash(text: str) -> str:
     """The first word, without its slash; "help" if there is none."""
     first, *_ = text.split(maxsplit=1) or [""]
-    return first.removeprefix("/") or "help"
+    return first.removeprefix("/").lower() or "help"

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
-from app.errors import LeaseLost, OutcomeUnknown, PlatformBusy, PlatformRefused
+from app.errors import LeaseLost, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
 from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
@@ -25,7 +25,8 @@ from workers.leases import Holding, Leases
 ATTEMPTS = 3
 MOST_IN_A_ROW = 20
 SEND_LIMIT_S = 120.0
-FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 300.0
+FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
+UNKNOWN_PAUSES_S = (1.0, 10.0, 60.0, 300.0)  # an outage of minutes costs no answer, a broken platform few repeats
 TOO_LONG = "param.stream.content"
 UNSAFE = "param.contentUnsafe"
 NO_SUCH_CARD = ("param.stream.outTrackId", "param.cardNotExist")
@@ -33,20 +34,18 @@ NEVER_AGAIN = 2**52  # a version that no draft reaches
 log = structlog.get_logger()
 
 Way = Literal["card", "webhook", "proactive"]
+Instead = Literal["", "first part", "audit"]
 _MESSAGES: tuple[Way, ...] = ("webhook", "proactive")
-
-
-class NoCard(PlatformRefused):
-    """The platform refused to open the card: there is none to end."""
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a reply is; kept with it, so that after a crash another sender goes on from there."""
 
     way: Way = "card"
-    instead: Literal["", "first part", "audit"] = ""  # what the card ends with, when the platform refused the whole
+    instead: Instead = ""  # what the card ends with, when the platform refused the whole
     part: int = 0  # of a text that is sent in parts: the next one
     calling: bool = False  # the call for that part had begun, and it has no idempotency key
+    unknown: int = 0  # how often the outcome of that call stayed unknown
 
 
 @dataclass(kw_only=True)
@@ -116,8 +115,18 @@ def type_out(draft: DraftLease, desk: SendDesk) -> None:
                 raise
         else:
             return
-    desk.outbox.mark(draft, card_opened=True)  # before the call: whatever happens, somebody will finish it
-    desk.outlet.open_card(card, draft.address, draft.text)
+    open_card(draft, draft.address, draft.text, desk)
+
+
+def open_card(held: Lease | DraftLease, address: Address, text: str, desk: SendDesk) -> None:
+    """Open a card, on record before the call: whatever happens then, somebody will finish it."""
+    note = held.note if isinstance(held, Lease) else ""
+    desk.outbox.mark(held, note, card="open")
+    try:
+        desk.outlet.open_card(card_of(held.id), address, text)
+    except (PlatformBusy, PlatformRefused):  # proved: there is none
+        desk.outbox.mark(held, note, card="gone")
+        raise
 
 
 def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
@@ -129,7 +138,9 @@ def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
     except PlatformBusy as exc:
         log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
         return later(held, desk, exc.retry_after_s)
-    except OutcomeUnknown:  # waits longer and longer: a message without a key may be seen once more with each call
+    except ReplyGivenUp:
+        return bury(held, desk)
+    except OutcomeUnknown:
         log.warning("platform's answer unknown; the same call will be repeated", id=held.id)
         return later(held, desk, min(max(FIRST_BACK_OFF_S, held.age_s), LONGEST_BACK_OFF_S))
     except PlatformRefused as exc:
@@ -156,6 +167,8 @@ def send(held: Lease, desk: SendDesk) -> None:
     texts = desk.outlet.split(reply.text)
     if progress.way == "card":
         progress = by_card(held, reply, texts, progress, desk)
+    if progress.instead == "audit":  # what the audit refused goes no other way
+        texts = [desk.wording.say("refused_by_audit")]
     while progress.part < len(texts):
         progress = by_message(held, reply.address, texts, progress, desk)
 
@@ -172,9 +185,12 @@ def by_card(held: Lease, reply: Reply, texts: list[str], progress: Progress, des
     except PlatformRefused as exc:
         log.warning("card refused", id=held.id, code=exc.code)
         desk.on_refused(exc.code)
-        if instead := instead_of_whole(exc.code, texts):
+        instead = instead_of_whole(exc.code, texts)
+        if isinstance(exc, NoCard):
+            return noted(held, Progress("webhook", "audit" if instead == "audit" else ""), desk)
+        if instead:
             return by_card_instead(held, texts, noted(held, Progress("card", instead), desk), desk)
-        return noted(held, Progress("webhook"), desk) if isinstance(exc, NoCard) else leave_card(held, desk)
+        return leave_card(held, desk)
     return Progress("card", part=len(texts))
 
 
@@ -193,25 +209,23 @@ def finish(held: Lease, reply: Reply, desk: SendDesk, *, is_open: bool) -> None:
                 raise
         else:
             return
-    desk.outbox.mark(held, held.note, card_opened=True)  # before the call, as in type_out()
-    # With a word of ours: what the answer says is for the last update, and its audit.
-    try:
-        desk.outlet.open_card(card, reply.address, desk.wording.say("thinking"))
+    try:  # with a word of ours: what the answer says is for the last update, and its audit
+        open_card(held, reply.address, desk.wording.say("thinking"), desk)
     except PlatformRefused as exc:
         raise NoCard(exc.code) from exc
     desk.outlet.finish_card(card, reply.text, key=key)
 
 
-def leave_card(held: Lease, desk: SendDesk) -> Progress:
+def leave_card(held: Lease, desk: SendDesk, instead: Instead = "") -> Progress:
     """The answer goes another way: end the card, if there is one, so that it does not type for ever."""
     try:
         desk.outlet.fail_card(card_of(held.id), desk.wording.say("card_given_up"), key=key_of(f"{held.id}:failed"))
     except (PlatformRefused, PlatformBusy, OutcomeUnknown) as exc:  # the answer matters more
         log.warning("a card could not be ended", id=held.id, error=type(exc).__name__)
-    return noted(held, Progress("webhook"), desk)
+    return noted(held, Progress("webhook", "audit" if instead == "audit" else ""), desk)
 
 
-def instead_of_whole(code: str, texts: list[str]) -> Literal["", "first part", "audit"]:
+def instead_of_whole(code: str, texts: list[str]) -> Instead:
     """What the platform may take in a card whose whole text it refused with this code."""
     if code.startswith(UNSAFE):
         return "audit"
@@ -225,31 +239,43 @@ def by_card_instead(held: Lease, texts: list[str], progress: Progress, desk: Sen
         desk.outlet.finish_card(card_of(held.id), text, key=key_of(f"{held.id}:final:{progress.instead}"))
     except PlatformRefused as exc:
         log.warning("card refused again", id=held.id, code=exc.code)
-        return leave_card(held, desk)
+        return leave_card(held, desk, progress.instead)
     if progress.instead == "audit":
-        return Progress("card", part=len(texts))
+        return Progress("card", "audit", part=len(texts))
     return noted(held, Progress("webhook", part=1), desk)
 
 
 def by_message(held: Lease, address: Address, texts: list[str], progress: Progress, desk: SendDesk) -> Progress:
     """Send one part as a message; what is left to do. These calls have no idempotency key."""
+    here = msgspec.structs.replace
+    following = here(progress, part=progress.part + 1, calling=False, unknown=0)
     if progress.calling and desk.unsure == "skip":
-        return noted(held, Progress(progress.way, part=progress.part + 1), desk)
-    noted(held, Progress(progress.way, part=progress.part, calling=True), desk)
+        return noted(held, following, desk)
+    calling = noted(held, here(progress, calling=True), desk)
     call = desk.outlet.by_webhook if progress.way == "webhook" else desk.outlet.proactively
     try:
         call(address, texts[progress.part])
     except PlatformRefused as exc:
-        if progress.way == _MESSAGES[-1]:
-            noted(held, Progress("webhook", part=progress.part), desk)
+        first = progress.way == _MESSAGES[0]
+        log.info("message refused", id=held.id, way=progress.way, code=exc.code)
+        other = noted(held, here(following, way=_MESSAGES[1 if first else 0], part=progress.part), desk)
+        if not first:
             raise
-        log.info("webhook refused", id=held.id, code=exc.code)
-        return noted(held, Progress("proactive", part=progress.part), desk)
+        return other
     except PlatformBusy:
-        noted(held, progress, desk)  # proved: nothing was done
+        noted(held, here(progress, calling=False), desk)  # proved: nothing was done
         raise
-    following = Progress(progress.way, part=progress.part + 1)
+    except OutcomeUnknown as exc:
+        raise again_later(held, calling, desk) from exc
     return noted(held, following, desk) if following.part < len(texts) else following
+
+
+def again_later(held: Lease, calling: Progress, desk: SendDesk) -> PlatformBusy | ReplyGivenUp:
+    """A message whose outcome is unknown is sent again after longer and longer pauses, a few times."""
+    if calling.unknown >= len(UNKNOWN_PAUSES_S):
+        return ReplyGivenUp("the platform's answer stayed unknown")
+    noted(held, msgspec.structs.replace(calling, unknown=calling.unknown + 1), desk)
+    return PlatformBusy("outcome unknown", retry_after_s=UNKNOWN_PAUSES_S[calling.unknown])
 
 
 def bury(held: Lease, desk: SendDesk) -> str:

@@ -180,8 +180,8 @@ def finish(turn: "TurnContext", held: Lease, skill: Skill, result: Answer) -> Se
     elif not turn.unsaid and (skill.remembers if result.remember is None else result.remember):
         question = turn.message.text or f"[{turn.message.kind}]"
         remember = Remember(what="save", context=extended(turn.history, question, result.text))
-    marked = turn.stopped and not turn.unsaid
-    text = f"{result.text}\n\n{turn.wording('stopped_mark')}" if marked else result.text
+    mark = "cut_mark" if turn.cut else "stopped_mark" if turn.stopped and not turn.unsaid else ""
+    text = f"{result.text}\n\n{turn.wording(mark)}" if mark else result.text
     return close(held, turn.desk, text, remember=remember, stopped=turn.stopped)
 
 
@@ -257,6 +257,7 @@ class TurnContext:
         self.history = recall(desk.store, message.conversation)
         self.stopped = False  # the answer was cut at the person's request
         self.unsaid = False  # ... before there was any
+        self.cut = False  # the turn's time was over
 
     def ask(self, messages: Sequence[Said] | None = None, *, temperature: float | None = None) -> str:
         """skills.sdk.Context.ask: the prompt goes to the engine, its text to the person as it comes."""
@@ -271,6 +272,7 @@ class TurnContext:
         )
         text, finish = self._follow(engine, request)
         self.stopped = finish == "cancelled" and self._holding.ending == "stopped"
+        self.cut = finish == "cancelled" and self._holding.ending is None
         self.unsaid = self.stopped and not text
         return desk.wording.say("stopped") if self.unsaid else text
 

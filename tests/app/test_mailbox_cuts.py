@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Given, When]] = {
     "release": (held_pair, lambda line, held: line.boxes.inbox.release(held, counts="raised")),
     "release for later": (held_pair, lambda line, held: line.boxes.inbox.release(held, after_s=3600.0)),
     "release of a draft": (a_draft_lease, lambda line, held: line.boxes.outbox.release(held, shown=1)),
-    "mark": (held_pair, lambda line, held: line.boxes.inbox.mark(held, "card", card_opened=True)),
+    "mark": (held_pair, lambda line, held: line.boxes.inbox.mark(held, "card", card="open")),
     "draft": (held_pair, lambda line, held: Drafts(line.store).write(held, PAIR[0].address, "hel")),
     "overdue": (due_pair, lambda line, _: line.boxes.inbox.overdue(SHARD, 10)),
     "sweep": (due_pair, lambda line, _: line.boxes.inbox.sweep(SHARD, [CONVERSATION], filled=[])),

@@ -256,7 +256,7 @@ class Rules(RuleBasedStateMachine):
     @rule(number=numbers, note=st.sampled_from(("", "opened")), card=yes_or_no, cut=cuts)
     def it_is_marked(self, number: int, note: str, card: bool, cut: bool) -> None:
         held = self.any_holder(number)
-        answer = self.call(cut, lambda: self.boxes[held.box].mark(held, note, card_opened=card))
+        answer = self.call(cut, lambda: self.boxes[held.box].mark(held, note, card="open" if card else ""))
 
         wanted = self.model.mark(held.box, held.conversation, held.token, note, held.id if card else "")
         assert (answer != "LOST") == wanted

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.errors import PlatformRefused
+from app.errors import OutcomeUnknown, PlatformBusy, PlatformRefused
 from app.message import Address
 
 
@@ -131,3 +131,11 @@ class RecordingOutlet:
         known.keys.add(key)
         known.seen.text, known.seen.finished = text, finish
         self.typed.append(text)
+
+
+DONE_BUT_UNKNOWN = Trouble(OutcomeUnknown("504"), done=True)
+UNKNOWN = Trouble(OutcomeUnknown("504"))
+BUSY = Trouble(PlatformBusy("QpsLimit", retry_after_s=0.5))
+DIES_BEFORE = Trouble(SystemExit())
+DIES_AFTER = Trouble(SystemExit(), done=True)
+NO_CARDS = PlatformRefused("Forbidden.AccessDenied.QuotaExhausted")

@@ -6,20 +6,22 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from app.errors import LeaseLost, OutcomeUnknown, PlatformBusy, PlatformRefused
-from app.mailbox import DraftLease, Idle
+from app.errors import OutcomeUnknown, PlatformBusy, PlatformRefused
+from app.mailbox import Idle
 from app.redis import Store
 from tests.samples import a_message
 from tests.workers.desk import House, a_house, meanwhile
-from tests.workers.recording_outlet import Seen, Trouble
-from workers.delivery import show
+from tests.workers.recording_outlet import (
+    BUSY,
+    DIES_AFTER,
+    DIES_BEFORE,
+    DONE_BUT_UNKNOWN,
+    NO_CARDS,
+    UNKNOWN,
+    Seen,
+    Trouble,
+)
 
-DONE_BUT_UNKNOWN = Trouble(OutcomeUnknown("504"), done=True)
-UNKNOWN = Trouble(OutcomeUnknown("504"))
-BUSY = Trouble(PlatformBusy("QpsLimit", retry_after_s=0.5))
-DIES_BEFORE = Trouble(SystemExit())
-DIES_AFTER = Trouble(SystemExit(), done=True)
-NO_CARDS = PlatformRefused("Forbidden.AccessDenied.QuotaExhausted")
 TROUBLES = {
     "busy": (BUSY,),
     "unknown": (UNKNOWN,),
@@ -139,32 +141,6 @@ def test_a_card_that_cannot_be_finished_is_ended_and_the_answer_goes_by_the_webh
 
     ended = Seen("card", house.wording.say("card_given_up"))
     assert house.outlet.seen == [ended, Seen("webhook", "the answer")]
-
-
-def test_a_card_that_was_opened_on_record_alone_is_opened(house: House) -> None:
-    """The record is written before the call, and the platform may have been too busy for the call."""
-    house.outlet.fails("open", BUSY)
-    message = house.gets(a_message(text="the answer"))
-    house.desk.typing.show(house.take(message), message.address, "Thinking")
-    house.deliver(message)
-    house.expire(message)
-    house.turn(message)
-
-    house.deliver_all(message)
-
-    assert house.outlet.seen == [Seen("card", "the answer")]
-
-
-def test_after_a_refusal_nothing_more_is_typed(house: House) -> None:
-    """Each draft would be one more refused call."""
-    house.outlet.fails("open", NO_CARDS)
-    message = house.gets(a_message(text="the answer"))
-    held = house.take(message)
-    for text in ("Thinking", "the"):
-        house.desk.typing.show(held, message.address, text)
-        house.deliver(message)
-
-    assert house.outlet.calls == ["open"]
 
 
 def test_a_refused_webhook_goes_by_a_proactive_message(house: House) -> None:
@@ -369,59 +345,34 @@ def test_conversations_never_wait_for_each_other(house: House) -> None:
     assert house.outlet.texts() == ["quick", "hi"]
 
 
-def test_a_draft_opens_the_card_and_the_next_one_updates_it(house: House) -> None:
-    message = house.gets(a_message())
-    held = house.take(message)
-    for text in ("Thinking", "hel", "hello"):
-        house.desk.typing.show(held, message.address, text)
-        house.deliver(message)
+def test_an_outcome_that_stays_unknown_is_repeated_a_few_times_only(house: House) -> None:
+    """A platform that answers 504 to what it has sent must not send it for ever; the reply is kept as a dead letter."""
+    house.sending.cards = lambda: False
+    house.outlet.fails("webhook", *[DONE_BUT_UNKNOWN] * 50)
+    message = house.owes(a_message(), "the answer")
 
-    assert house.outlet.calls == ["open", "update", "update"]
-    assert house.outlet.seen == [Seen("card", "hello", finished=False)]
-
-
-@pytest.mark.parametrize("trouble", [BUSY, UNKNOWN, Trouble(NO_CARDS)], ids=["busy", "unknown", "refused"])
-def test_a_draft_may_be_skipped_the_answer_never(house: House, trouble: Trouble) -> None:
-    house.outlet.fails("open", trouble)
-    message = house.gets(a_message(text="hello"))
-    house.desk.typing.show(house.take(message), message.address, "hel")
-
-    house.deliver(message)
-    house.expire(message)
-    house.turn(message)
     house.deliver_all(message)
 
-    assert house.outlet.seen == [Seen("card", "hello")]
+    assert house.outlet.texts() == ["the answer"] * 5
+    assert len(house.dead_letters(message)) == 1
 
 
-def test_a_draft_is_not_shown_without_cards(house: House) -> None:
-    house.outlet.takes_cards = False
-    message = house.gets(a_message())
-    house.desk.typing.show(house.take(message), message.address, "hel")
+def test_what_the_audit_refused_goes_no_other_way(house: House) -> None:
+    """Not even when it refuses the apology in the card as well."""
+    house.outlet.fails("finish", *[PlatformRefused("param.contentUnsafe")] * 2)
+    message = house.owes(a_message(), "the answer")
 
-    house.deliver(message)
-
-    assert house.outlet.calls == []
-
-
-def test_a_draft_never_appears_after_the_answer(house: House) -> None:
-    """A sender took the draft, slept, and the answer went out meanwhile."""
-    message = house.gets(a_message(text="hello"))
-    held = house.take(message)
-    house.desk.typing.show(held, message.address, "hel")
-    house.deliver(message)
-    house.desk.typing.show(held, message.address, "hell")
-    slept = house.boxes.outbox.lease(message.conversation, "send")
-    assert isinstance(slept, DraftLease)
-    house.expire(message)
-    house.turn(message)
-    house.expire(message, "outbox")
     house.deliver_all(message)
 
-    with pytest.raises(LeaseLost):
-        show(slept, house.sending)
-    house.deliver(message)
+    assert "the answer" not in house.outlet.texts()
+    assert house.outlet.seen[-1] == Seen("webhook", house.wording.say("refused_by_audit"))
 
-    assert house.outlet.seen == [Seen("card", "hello")]
-    assert house.outlet.typed == ["hel", "hello"]
-    assert house.draft(message) == {}
+
+def test_a_throttled_card_costs_no_call_for_a_card_that_does_not_exist(house: House) -> None:
+    """Calls are what the platform is short of."""
+    house.outlet.fails("open", BUSY, BUSY)
+    message = house.owes(a_message(), "the answer")
+
+    house.deliver_all(message)
+
+    assert house.outlet.calls == ["open", "open", "open", "finish"]

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+SLACK = 1.1  # calls travel for different times: what we space by a second may arrive within less
 DRAFT_SHARE = 0.7  # the rest is kept for opening and finishing cards
 
 
@@ -16,7 +17,7 @@ class Limiter:
 
     def __init__(self, calls_per_s: float, monotonic: Callable[[], float]) -> None:
         self._calls = max(1, int(calls_per_s))
-        self._window_s = self._calls / calls_per_s
+        self._window_s = SLACK * self._calls / calls_per_s
         self._monotonic = monotonic
         self._granted: deque[float] = deque()  # times of the calls in the window, also of those promised for later
         self._paused_until = 0.0

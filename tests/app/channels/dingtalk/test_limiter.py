@@ -19,8 +19,8 @@ def test_no_window_sees_more_calls_than_the_limit() -> None:
         if limiter.take()[0]:
             granted.append(watch.now)
 
-    assert max(sum(start <= at < start + 0.99 for at in granted) for start in granted) == 10
-    assert len(granted) >= 38
+    assert max(sum(start <= at < start + 1.05 for at in granted) for start in granted) == 10
+    assert len(granted) >= 36
 
 
 def test_drafts_leave_a_reserve_for_other_calls() -> None:
@@ -38,7 +38,7 @@ def test_a_patient_caller_is_promised_a_place_and_others_are_told_when() -> None
     limiter.take()
     watch.now += 0.1
     limiter.take()
-    watch.now += 0.8
+    watch.now += 0.9
 
     promised, refused = limiter.take(patience_s=0.2), limiter.take(patience_s=0.1)
 
@@ -51,7 +51,8 @@ def test_less_than_a_call_a_second_still_lets_drafts_through() -> None:
     limiter = Limiter(0.5, watch)
 
     assert limiter.take(share=DRAFT_SHARE) == (True, 0.0)
-    assert limiter.take() == (False, 2.0)
+    granted, wait_s = limiter.take()
+    assert (granted, round(wait_s, 3)) == (False, 2.2)
 
 
 def test_a_pause_is_kept() -> None:
