@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.errors import LeaseLost
 from app.mailbox import DraftLease
 from app.redis import Store
 from tests.samples import a_message
