@@ -110,7 +110,8 @@ class PoolProcess:
         threading.Thread(target=self._hand_back_in_time, args=(grace,), daemon=True).start()
 
     def _on_shutdown(self, **_: Any) -> None:
-        """Celery has ended by itself; its own status would be 0."""
+        """Celery has ended by itself; its own status would be 0. What the last turns woke goes out first."""
+        self.waker.close()
         if self._status:
             os._exit(self._status)
 
