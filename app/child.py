@@ -20,7 +20,6 @@ State = Literal["starting", "ready", "draining", "restarting"]
 
 SOON_S = 10.0  # who dies sooner than this after its start may be dying of itself
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-_READY_LIMIT_S = 300.0
 _PROBE_S = 0.05
 _ROOM_S = 1.0
 _LOG_LIMIT_BYTES = 20 * 1024 * 1024
@@ -49,6 +48,8 @@ class Surroundings:
     alive_fd: int
     on_change: Callable[[], None]
     adopt: Callable[["Child"], None]  # a process was started: somebody must end it if we die
+    complain_after_s: float = 30.0  # that a process is not ready
+    complain_again_s: float = 300.0
 
 
 class Backoff:
@@ -81,11 +82,16 @@ class Child:
         self._was_ready = False
         self._told_no_room = False
         self._replacing = False
+        self._complained_at = float("-inf")
 
     @property
     def name(self) -> str:
         """Role and number, as in the name of its log file."""
         return f"{self.spec.role}-{self.number}"
+
+    @property
+    def _log_file(self) -> Path:
+        return self._around.log_folder / f"{self.name}.log"
 
     @property
     def pid(self) -> int | None:
@@ -145,13 +151,13 @@ class Child:
         self._process, self.pidfd = process, os.pidfd_open(process.pid)
         self._around.adopt(self)
         becoming = asyncio.create_task(self._become_ready(word_fd))
-        complaint = asyncio.get_running_loop().call_later(_READY_LIMIT_S, self._complain)
+        complaining = asyncio.create_task(self._complain())
         try:
             await readable(self.pidfd)
         finally:
-            complaint.cancel()
+            complaining.cancel()
             becoming.cancel()
-            await asyncio.wait([becoming])
+            await asyncio.wait([becoming, complaining])
             os.close(word_fd)
             os.close(self.pidfd)
             self._process = self.pidfd = None
@@ -165,7 +171,7 @@ class Child:
         inherited = (child_fd, self._around.alive_fd)
         named = {READY_FD: str(child_fd), ALIVE_FD: str(self._around.alive_fd)}
         try:
-            with open_log(self._around.log_folder / f"{self.name}.log") as output:
+            with open_log(self._log_file) as output:
                 process = subprocess.Popen(
                     self.spec.command(self.number),
                     stdin=subprocess.DEVNULL,
@@ -224,9 +230,16 @@ class Child:
         if self.pid == pid:
             self._signal(signal.SIGKILL)
 
-    def _complain(self) -> None:
-        if not self._was_ready:
-            log.error("process is not ready yet, see its log", process=self.name, after_s=_READY_LIMIT_S)
+    async def _complain(self) -> None:
+        """Say that the process is not ready, after a while and then seldom; those that die of it share one clock."""
+        around = self._around
+        await asyncio.sleep(around.complain_after_s)
+        while not self._was_ready and not self._stopped.is_set():
+            now = time.monotonic()
+            if now - self._complained_at >= around.complain_again_s:
+                self._complained_at, waited_s = now, round(now - self.started_at)
+                log.error("process is not ready yet", process=self.name, after_s=waited_s, log=str(self._log_file))
+            await asyncio.sleep(around.complain_again_s)
 
 
 async def readable(descriptor: int) -> None:

@@ -1,12 +1,16 @@
 """The command `switchyard`: thin; what a command does stands in the module that it names."""
 
 import asyncio
+import errno
 import importlib.metadata
 import json
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +29,7 @@ run = typer.Typer(no_args_is_help=True)
 cli.add_typer(run, name="run", hidden=True, help="One process, as the supervisor starts it.")
 
 _POLL_S = 0.1
+_PORT_WAIT_S = 1.0  # a web process whose supervisor and warden were killed is still leaving
 _WAIT_LIMIT_S = 300.0
 
 
@@ -43,15 +48,23 @@ def main() -> None:
 @cli.command()
 def up() -> None:
     """Start every process of this machine, and keep them running until SIGTERM."""
+    from app.child import Spec
     from app.roles import roles
     from app.supervisor import Supervisor
+
+    def specs(settings: Settings) -> Sequence[Spec]:
+        """Called when the data folder is ours: the web process of a supervisor before us is gone by then."""
+        _require_port(settings.bind, settings.web_port)
+        return roles(settings)
 
     _warn_of_unknown_variables()
     settings = load_settings()
     _require_credentials(settings)
+    _require_model(settings)
+    _warn_of_no_template(settings)
     _log_as("supervisor", settings)
     end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))  # if whoever started it asked for that
-    asyncio.run(Supervisor(settings, roles).run())
+    asyncio.run(Supervisor(settings, specs).run())
 
 
 @cli.command()
@@ -142,6 +155,50 @@ def _require_credentials(settings: Settings) -> None:
             "DINGTALK_CLIENT_ID and DINGTALK_CLIENT_SECRET: set both, in the environment or in .env, to the values of "
             "your app; to try it without an app, run `make demo`"
         )
+
+
+def _require_model(settings: Settings) -> None:
+    if settings.engine == "slots" and settings.model.startswith(("/", ".")) and not Path(settings.model).is_dir():
+        raise BadSetting(f"SWITCHYARD_MODEL: there is no folder {settings.model}; name one, or a model of the hub")
+
+
+def _warn_of_no_template(settings: Settings) -> None:
+    if settings.reply_mode in ("stream", "card") and not settings.dingtalk_card_template_id:
+        print(
+            f"SWITCHYARD_REPLY_MODE: {settings.reply_mode} needs a card template; DINGTALK_CARD_TEMPLATE_ID is not "
+            "set, so answers go as messages",
+            file=sys.stderr,
+        )
+
+
+def _require_port(host: str, port: int) -> None:
+    """See that the web process can listen. Raises BadSetting."""
+    deadline = time.monotonic() + _PORT_WAIT_S
+    try:
+        places = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        while not all(_is_free(family, address) for family, _, _, _, address in places):
+            if time.monotonic() > deadline:
+                raise BadSetting(f"SWITCHYARD_WEB_PORT: port {port} of {host} is in use; name another one")
+            time.sleep(_POLL_S)
+    except PermissionError as exc:
+        raise BadSetting(f"SWITCHYARD_WEB_PORT: port {port} is not for this user; name one above 1023") from exc
+    except (OSError, UnicodeError) as exc:
+        raise BadSetting(f"SWITCHYARD_BIND: {host} is not an address of this machine; try 127.0.0.1") from exc
+
+
+def _is_free(family: int, address: Any) -> bool:
+    """Whether a server can listen there. Raises OSError if that is for another reason than that one does."""
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            probe.bind(address)
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                return False
+            raise
+        return True
 
 
 def _log_as(role: str, settings: Settings) -> None:

@@ -6,7 +6,7 @@ changes nothing anywhere.
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
 from app.finding import Finding
-from app.settings import QUEUE_OF_POOL, Settings
+from app.settings import POOLS, QUEUE_OF_POOL, Pool, Settings
 
 _PATIENCE_S = 5.0
 _CALL_S = 10.0  # a call to the platform in all, however slowly its answer comes
@@ -52,12 +52,15 @@ def clock(date: str, now: float) -> Finding:
     return Finding("clock", "fault", f"{apart_s:.0f} s from the platform's", "synchronise this machine's clock (NTP)")
 
 
-def consumers(processes: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Whether each queue has a ready process, by the supervisor's list."""
-    for pool, queue in QUEUE_OF_POOL.items():
+def consumers(processes: list[dict[str, Any]], pools: Mapping[Pool, int]) -> Iterator[Finding]:
+    """Whether each queue has a ready process, by the supervisor's list; a pool of 0 needs none here."""
+    for pool in POOLS:
+        queue = QUEUE_OF_POOL[pool]
         ready = sum(one["role"] == pool and one["state"] == "ready" for one in processes)
         if ready:
             yield Finding(f"queue {queue}", "ok", f"{ready} ready")
+        elif pools.get(pool) == 0:
+            yield Finding(f"queue {queue}", "ok", "none wanted")
         else:
             mend = f"`switchyard ps`; if there is none, `switchyard scale {pool}=1`; else see logs/{pool}-1.log"
             yield Finding(f"queue {queue}", "fault", "nobody takes its work", mend)
@@ -202,4 +205,4 @@ def _queues(settings: Settings) -> Iterator[Finding]:
     except NotRunning:
         yield Finding("queues", "warning", "no supervisor runs here, so nobody can be asked", "`switchyard up`")
         return
-    yield from consumers(processes)
+    yield from consumers(processes, settings.pools)

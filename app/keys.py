@@ -58,4 +58,5 @@ def calls(month: str) -> str:
 
 
 SWEEPER = "sweeper"
+LISTENING = "listening"  # there while a listener has a connection to the platform, and for 10 s after that
 FORMAT = "switchyard"  # hash: version and shards, written at the first start

@@ -25,9 +25,11 @@ from app.settings import Settings
 log = structlog.get_logger()
 
 Accept = Callable[[Message], Awaitable[object]]
+Tell = Callable[[], Awaitable[None]]
 MAX_IN_ACCEPT = 256
 FINISH_S = 5.0  # at the stop: what has been read is stored and acknowledged within this time, or left unacknowledged
 STORE_DELAYS = Delays(first_s=0.05, most_s=2.0)
+TELL_EVERY_S = 2.0
 
 
 @dataclass(slots=True)
@@ -215,9 +217,12 @@ class Listener:
         self._arrivals.task_done()
 
 
-async def run(settings: Settings, accept: Accept, ready: Callable[[], None], stop: asyncio.Event) -> None:
+async def run(
+    settings: Settings, accept: Accept, ready: Callable[[], None], stop: asyncio.Event, *, tell: Tell | None = None
+) -> None:
     """Hold the platform's connections until `stop`; `ready` is called when the first of them is up.
 
+    `tell` is awaited before that, and again every two seconds while there is a connection.
     Raises what breaks the loop or a connection for good: a bug, and the process had better start anew.
     """
     listener = Listener(accept, dedupe_s=settings.dedupe_s, robot=settings.robot_code)
@@ -227,22 +232,48 @@ async def run(settings: Settings, accept: Accept, ready: Callable[[], None], sto
         client_secret=settings.dingtalk_client_secret.get_secret_value(),
     )
     up = asyncio.Event()
-
-    def connected() -> None:
-        if not up.is_set():
-            up.set()
-            ready()
-
     async with httpx.AsyncClient() as client:
-        streams = [
-            Stream(client, credentials, listener.receive, connected=connected) for _ in range(settings.connections)
-        ]
-        await keep(listener, streams, stop)
+        streams = [Stream(client, credentials, listener.receive, connected=up.set) for _ in range(settings.connections)]
+        await keep(listener, streams, stop, _once_up(streams, up, ready, tell or _nobody))
 
 
-async def keep(listener: Listener, streams: list[Stream], stop: asyncio.Event) -> None:
-    """Run a listener and its streams until `stop`; then finish what was read and close every socket with 1000."""
-    loops = [asyncio.create_task(loop) for loop in (listener.run(), *(stream.run() for stream in streams))]
+async def _once_up(streams: list[Stream], up: asyncio.Event, ready: Callable[[], None], tell: Tell) -> None:
+    await up.wait()
+    while not await _told(tell):  # noqa: ASYNC110 - a record that is down sets no event of ours
+        await asyncio.sleep(STORE_DELAYS.first_s)
+    ready()
+    await tell_while_connected(streams, tell)
+
+
+async def tell_while_connected(streams: list[Stream], tell: Tell, *, every_s: float = TELL_EVERY_S) -> None:
+    """Await `tell` now and again while a stream is connected, until cancelled."""
+    while True:
+        await asyncio.sleep(every_s)
+        if any(stream.state().connected_since for stream in streams):
+            await _told(tell)
+
+
+async def _told(tell: Tell) -> bool:
+    """Whether it was told. A record that is down is logged where frames are kept, and told again soon."""
+    try:
+        await tell()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+async def _nobody() -> None:
+    """Tell nobody."""
+
+
+async def keep(
+    listener: Listener, streams: list[Stream], stop: asyncio.Event, *beside: Coroutine[Any, Any, None]
+) -> None:
+    """Run a listener, its streams and what else never ends until `stop`.
+
+    Then finish what was read, and close every socket with 1000.
+    """
+    loops = [asyncio.create_task(loop) for loop in (listener.run(), *(stream.run() for stream in streams), *beside)]
     stopped = asyncio.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait({stopped, *loops}, return_when=asyncio.FIRST_COMPLETED)

@@ -6,7 +6,10 @@ import signal
 from contextlib import closing
 
 import uvloop
+from redis.exceptions import RedisError
 
+from app import keys
+from app.errors import StoreUnavailable
 from app.installation import check_record, limits_of
 from app.listener import run
 from app.process import end_with_parent, ready
@@ -15,6 +18,8 @@ from app.redis import AsyncStore, Store
 from app.routing import Dispatcher
 from app.settings import Settings
 from app.wording import Wording
+
+CONNECTED_MS = 10_000  # so long after the last word the listener counts as cut off from the platform
 
 
 def main(settings: Settings) -> None:
@@ -38,6 +43,14 @@ async def _listen(settings: Settings, wake: Wake) -> None:
     store = AsyncStore(settings.redis_url.get_secret_value())
     dispatcher = Dispatcher(store, limits_of(settings), wake=wake, say=Wording(settings.locale).say)
     try:
-        await run(settings, dispatcher.dispatch, ready, stop)
+        await run(settings, dispatcher.dispatch, ready, stop, tell=lambda: tell_connected(store))
     finally:
         await store.close()
+
+
+async def tell_connected(store: AsyncStore) -> None:
+    """Write into the record that a listener has a connection to the platform. Raises StoreUnavailable."""
+    try:
+        await store.client.set(keys.LISTENING, 1, px=CONNECTED_MS)
+    except RedisError as exc:
+        raise StoreUnavailable(type(exc).__name__) from exc

@@ -13,6 +13,7 @@ from app.redis import Store
 
 KEPT_S = 40 * 86_400
 LOOK_AGAIN_S = 5.0
+CALLS_OF_A_CARD = 2  # at the least: it is created and finished
 log = structlog.get_logger()
 
 
@@ -43,7 +44,7 @@ class MonthlyCalls:
             self._known = known
 
     def left(self) -> bool:
-        """Whether another card may be opened this month; read again every few seconds. Raises StoreUnavailable."""
+        """Whether a card can be opened and ended this month; read again every few seconds. Raises StoreUnavailable."""
         if self._used_up_month == self._month():
             return False
         if not self._limit:
@@ -54,7 +55,7 @@ class MonthlyCalls:
             known = self.used()
             with self._lock:
                 self._known, self._read_at = known, time.monotonic()
-        return known < self._limit
+        return known + CALLS_OF_A_CARD <= self._limit
 
     def used_up(self) -> None:
         """The platform itself said that the month's calls are used up: this process opens no card until the next."""

@@ -6,8 +6,10 @@ this page (`python -m app.settings`).
 
 import difflib
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -21,7 +23,27 @@ REPLACEABLE = (*POOLS, "listener", "web")  # roles that may be replaced when the
 QUEUE_OF_POOL = {"text": "text", "image": "image", "default": "default", "sender": "send"}
 ENV_FILE: Final = ".env"
 NO_SETTINGS: Final = frozenset(("SWITCHYARD_CI", "SWITCHYARD_READY_FD", "SWITCHYARD_ALIVE_FD"))  # ours all the same
-Seconds = Annotated[float, Field(gt=0)]
+YEAR_S: Final = 365 * 86_400
+Seconds = Annotated[float, Field(gt=0, le=YEAR_S)]
+_RECORD_SCHEMES = ("redis", "rediss", "unix")
+_BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
+# What would be right, by the type of a pydantic error; the braces are filled from its context.
+_SENTENCES: Final = {
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number, and not such a long one",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "value_error": "{error}",
+}
 
 
 def _platform(name: str) -> AliasChoices:
@@ -61,13 +83,11 @@ class Settings(BaseSettings):
     dingtalk_openapi_endpoint: str = Field(
         "https://api.dingtalk.com",
         validation_alias=_platform("DINGTALK_OPENAPI_ENDPOINT"),
-        pattern=r"^https?://",
         description="where the platform's API is",
     )
     dingtalk_oapi_endpoint: str = Field(
         "https://oapi.dingtalk.com",
         validation_alias=_platform("DINGTALK_OAPI_ENDPOINT"),
-        pattern=r"^https?://",
         description="where the platform's older API is",
     )
 
@@ -100,10 +120,10 @@ class Settings(BaseSettings):
     stale_after_s: Seconds = Field(900.0, description="a message that waited longer gets an apology, not an answer")
     turn_limit_s: Seconds = Field(120.0, description="a turn that takes longer is ended")
     silence_limit_s: Seconds = Field(60.0, description="a turn without a token for so long is ended")
-    drain_s: float = Field(20.0, ge=5, description="at SIGTERM: time to finish or hand back what runs")
+    drain_s: float = Field(20.0, ge=5, le=YEAR_S, description="at SIGTERM: time to finish or hand back what runs")
     reply_expires_s: Seconds = Field(86_400.0, description="a reply that cannot be sent for so long is a dead letter")
     unsure: Literal["resend", "skip"] = Field(
-        "resend", description="a sender died in mid-call, and the call has no idempotency key: send again, or not"
+        "resend", description="a call without idempotency key ended without an answer: send again, or not"
     )
 
     # Replies.
@@ -114,7 +134,7 @@ class Settings(BaseSettings):
     )
     card_calls_per_s: float = Field(20.0, gt=0, description="calls a second to each card API, per sender process")
     card_calls_per_month: int = Field(0, ge=0, description="card calls a month; then Markdown. 0: unlimited")
-    card_interval_ms: int = Field(800, ge=50, description="least time between two updates of a card")
+    card_interval_ms: int = Field(800, ge=50, le=YEAR_S * 1000, description="least time between two updates of a card")
 
     # The assistant.
     locale: Literal["zh-CN", "en"] = Field("zh-CN", description="the language of what the assistant itself says")
@@ -139,26 +159,46 @@ class Settings(BaseSettings):
     def _read_pools(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        pools: dict[str, int] = dict.fromkeys(POOLS, 1)
-        for part in filter(None, (part.strip() for part in value.split(","))):
-            name, _, count = part.partition("=")
-            if name.strip() not in POOLS or not count.strip().isdigit() or int(count) > 64:
-                raise ValueError("write it as text=2,image=1,default=1,sender=1, each 0 to 64")
-            pools[name.strip()] = int(count)
-        return pools
+        how = "write it as text=2,image=1,default=1,sender=1, each 0 to 64"
+        named = _named_numbers(value, POOLS, how)
+        if any(count > 64 for count in named.values()):
+            raise ValueError(how)
+        return dict.fromkeys(POOLS, 1) | named
 
     @field_validator("max_rss_mb", mode="before")
     @classmethod
     def _read_max_rss(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        limits: dict[str, int] = {}
-        for part in filter(None, (part.strip() for part in value.split(","))):
-            role, _, megabytes = part.partition("=")
-            if role.strip() not in REPLACEABLE or not megabytes.strip().isdigit():
-                raise ValueError(f"write it as text=12000,image=1500, with {', '.join(REPLACEABLE)}")
-            limits[role.strip()] = int(megabytes)
-        return limits
+        return _named_numbers(value, REPLACEABLE, f"write it as text=12000,image=1500, with {', '.join(REPLACEABLE)}")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_record(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not _is_address(value.get_secret_value(), _RECORD_SCHEMES):
+            raise ValueError("must be such as redis://host:6379/0, rediss://host:6379/0 or unix:///folder/socket")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_a_broker(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not _is_address(value.get_secret_value(), _BROKER_SCHEMES):
+            raise ValueError("must be such as redis://host:6379/0 or amqp://user:password@host:5672/, also with TLS")
+        return value
+
+    @field_validator("dingtalk_openapi_endpoint", "dingtalk_oapi_endpoint")
+    @classmethod
+    def _is_an_endpoint(cls, value: str) -> str:
+        if not _is_address(value, ("http", "https")):
+            raise ValueError("must be http:// or https:// with a host, such as https://api.dingtalk.com")
+        return value
+
+    @field_validator("dingtalk_card_content_key")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must name the template's streaming variable; leave it out for `content`")
+        return value
 
     @field_validator("skills_dir")
     @classmethod
@@ -187,7 +227,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        lines = [f"{_variable(str(error['loc'][0]))}: {error['msg']}" for error in exc.errors()]
+        lines = [
+            f"{_variable(str(error['loc'][0]))}: {_sentence(error['type'], error.get('ctx', {}))}"
+            for error in exc.errors()
+        ]
         raise BadSetting("\n".join(lines)) from exc
 
 
@@ -209,6 +252,35 @@ def _variables() -> list[str]:
 
 def _variable(field: str) -> str:
     return field.upper() if field.upper().startswith("DINGTALK_") else f"SWITCHYARD_{field.upper()}"
+
+
+def _sentence(kind: str, context: dict[str, Any]) -> str:
+    """What would be right, in our own words; never the value, which may be a secret."""
+    shown = {name: int(of) if isinstance(of, float) and of.is_integer() else of for name, of in context.items()}
+    return _SENTENCES.get(kind, "is not right: see the settings table of the README").format(**shown)
+
+
+def _named_numbers(text: str, names: Collection[str], how: str) -> dict[str, int]:
+    """Read `name=number,name=number`. Raises ValueError with `how` it is written, or with the name that comes twice."""
+    numbers: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name not in names or not (number.isascii() and number.isdigit() and len(number) < 10):
+            raise ValueError(how)
+        if name in numbers:
+            raise ValueError(f"names {name} twice; {how}")
+        numbers[name] = int(number)
+    return numbers
+
+
+def _is_address(text: str, schemes: Collection[str]) -> bool:
+    """Whether it has one of the schemes, a host (a path for unix) and, if any, a port from 1 to 65535."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    return url.scheme in schemes and bool(url.path if url.scheme == "unix" else url.hostname) and port != 0
 
 
 def settings_table() -> str:

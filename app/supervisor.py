@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,8 +62,9 @@ class Supervisor:
 
         Raises:
             AlreadyRunning: another supervisor holds the data folder.
+            BadSetting: the data folder cannot be made or written.
         """
-        self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(self._data_dir)
         lock = warden.take_lock(self._data_dir, wait_s=LOCK_WAIT_S, say=log.warning)
         alive_fd, our_end = os.pipe()  # our end is closed by our death, and that is what the children read
         try:
@@ -269,6 +271,17 @@ class Supervisor:
                 self._stop.set()
                 return {}
         raise BadSetting("a request is one of ps, scale with pools, stop")
+
+
+def _make_folder(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=data_dir):
+            pass
+    except OSError as exc:
+        raise BadSetting(
+            f"SWITCHYARD_DATA_DIR: {data_dir} cannot be made or written ({exc.strerror}); name a folder of this user"
+        ) from exc
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:

@@ -1,10 +1,6 @@
 """Health and readiness over HTTP: GET /healthz says that this process lives, GET /readyz that all of them work."""
 
-import asyncio
 import socket
-import time
-from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,48 +9,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from app import process
-from app.control import NotRunning, ask
 from app.settings import Settings
+from app.web.readiness import Readiness
 
-_FRESH_S = 0.5  # load balancers and tests poll; the supervisor is asked at most twice a second
 _LAST_REQUESTS_S = 3
 
 
-class Readiness:
-    """What is missing on this machine, as its supervisor last said."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._asked_at = float("-inf")
-        self._missing: list[str] = []
-        self._asking = asyncio.Lock()
-
-    async def missing(self) -> list[str]:
-        """One line for each process that is not ready; empty when all can do their work."""
-        async with self._asking:
-            if time.monotonic() - self._asked_at > _FRESH_S:
-                self._missing = await asyncio.to_thread(self._ask)
-                self._asked_at = time.monotonic()
-            return self._missing
-
-    def _ask(self) -> list[str]:
-        try:
-            answer = ask(self._data_dir, {"do": "ps"})
-        except NotRunning:
-            return ["supervisor: does not answer"]
-        return missing_of(answer)
-
-
-def missing_of(answer: dict[str, Any]) -> list[str]:
-    """Read a supervisor's answer to `ps`. A process that drains is not missing: its place is closed."""
-    if not answer["started"]:
-        return ["supervisor: is still starting", *_not_ready(answer["processes"])]
-    return _not_ready(answer["processes"])
-
-
-def application(data_dir: Path) -> Starlette:
+def application(settings: Settings) -> Starlette:
     """The two pages."""
-    readiness = Readiness(data_dir)
+    readiness = Readiness(settings)
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -70,7 +33,7 @@ def application(data_dir: Path) -> Starlette:
 def main(settings: Settings) -> None:
     """Serve until SIGTERM."""
     config = uvicorn.Config(
-        application(settings.data_dir),
+        application(settings),
         host=settings.bind,
         port=settings.web_port,
         log_config=None,  # our own, and no line for each request
@@ -86,7 +49,3 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         process.ready()
-
-
-def _not_ready(processes: list[dict[str, Any]]) -> list[str]:
-    return [f"{one['role']}: {one['state']}" for one in processes if one["state"] not in ("ready", "draining")]

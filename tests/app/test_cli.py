@@ -1,14 +1,19 @@
 """The command line as a person meets it: what it prints, and with which status it ends."""
 
+import asyncio
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app.doctor import clock, consumers
-from app.web.server import missing_of
+from app.errors import BadSetting
+from app.settings import Settings
+from app.supervisor import Supervisor
+from app.web.readiness import missing_of
 from tests.app.supervised import CREDENTIALS, Supervised, eventually, switchyard
 from tests.valkey import free_port
 
@@ -156,16 +161,74 @@ def test_a_clock_that_is_off_is_a_fault() -> None:
 def test_a_queue_without_a_ready_process_is_a_fault() -> None:
     processes = [{"role": "text", "state": "ready"}, {"role": "sender", "state": "starting"}]
 
-    found = {finding.check: finding for finding in consumers(processes)}
+    found = {finding.check: finding for finding in consumers(processes, {"default": 0})}
 
     assert found["queue text"].verdict == "ok"
     assert found["queue send"].verdict == "fault"
     assert "scale image=1" in found["queue image"].mend
+    assert (found["queue default"].verdict, found["queue default"].says) == ("ok", "none wanted")
 
 
 def test_readiness_names_what_is_missing() -> None:
     """A place that is being closed is no reason to send people elsewhere; one that is being filled again is."""
     processes = [{"role": "text", "state": "draining"}, {"role": "image", "state": "restarting"}]
 
-    assert missing_of({"started": True, "processes": processes}) == ["image: restarting"]
-    assert missing_of({"started": False, "processes": []}) == ["supervisor: is still starting"]
+    some = missing_of(supervisor={"started": True, "processes": processes}, record=True, broker=True)
+    early = missing_of(supervisor={"started": False, "processes": []}, record=False, broker=True)
+
+    assert some == ["image: restarting"]
+    assert early == ["supervisor: is still starting"]
+
+
+def up_for_a_moment(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`up` with a wrong setting; it must end of itself, with one line."""
+    return switchyard(folder, "up", **CREDENTIALS, **{"SWITCHYARD_ENGINE": "echo"} | settings)
+
+
+def test_up_names_a_port_that_is_in_use(tmp_path: Path) -> None:
+    """Found later, it would be a web process that dies again and again."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = up_for_a_moment(tmp_path, SWITCHYARD_WEB_PORT=str(port))
+
+    assert ended.returncode == 2
+    assert f"SWITCHYARD_WEB_PORT: port {port} of 127.0.0.1 is in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "data" / "redis").exists()
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "no such host"])
+def test_up_names_an_address_that_is_not_of_this_machine(tmp_path: Path, address: str) -> None:
+    ended = up_for_a_moment(tmp_path, SWITCHYARD_BIND=address)
+
+    assert ended.returncode == 2
+    assert f"SWITCHYARD_BIND: {address} is not an address of this machine" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_up_names_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    ended = up_for_a_moment(tmp_path, SWITCHYARD_DATA_DIR=str(tmp_path / "file" / "data"))
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("SWITCHYARD_DATA_DIR: ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_up_names_a_data_folder_that_cannot_be_written() -> None:
+    """/proc takes no files, whoever asks."""
+    with pytest.raises(BadSetting, match=r"SWITCHYARD_DATA_DIR: /proc/\d+ cannot be made or written"):
+        asyncio.run(Supervisor(Settings(data_dir=Path("/proc/self"), _env_file=None), lambda _: ()).run())
+
+
+def test_up_names_a_folder_without_a_model_and_says_where_answers_will_go(tmp_path: Path) -> None:
+    wrong = {"SWITCHYARD_ENGINE": "slots", "SWITCHYARD_MODEL": "./nowhere"}
+
+    ended = up_for_a_moment(tmp_path, **wrong)
+    warned = up_for_a_moment(tmp_path, SWITCHYARD_REPLY_MODE="card", SWITCHYARD_BIND="192.0.2.1")
+
+    assert ended.returncode == 2
+    assert ended.stderr == "SWITCHYARD_MODEL: there is no folder ./nowhere; name one, or a model of the hub\n"
+    assert warned.stderr.startswith("SWITCHYARD_REPLY_MODE: card needs a card template")
+    assert "answers go as messages" in warned.stderr.splitlines()[0]

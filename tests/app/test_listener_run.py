@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from app import listener
+from app import keys, listener
 from app.channels.dingtalk.connection import Timing
 from app.errors import StoreUnavailable
+from app.listening import tell_connected
+from app.redis import AsyncStore
+from app.redis import Store as Record
 from app.settings import Settings
 from sandbox.client import SandboxClient
 from sandbox.process import Sandbox, running_sandbox
@@ -89,3 +92,62 @@ async def test_a_socket_is_not_read_beyond_its_bound_and_goes_on_afterwards(
         await until(lambda: len(platform.log(0, "acked")) == 200)
 
     assert (store.most, len(store.stored)) == (5, 200)
+
+
+async def test_the_record_hears_of_a_connection_before_the_listener_is_ready(
+    settings: Settings, platform: SandboxClient, store: Record, valkey_url: str
+) -> None:
+    """Readiness is asked as soon as everything says ready."""
+    record, stop, lasts_ms = AsyncStore(valkey_url), asyncio.Event(), []
+    running = asyncio.create_task(
+        listener.run(
+            settings,
+            Store().accept,
+            lambda: lasts_ms.append(store.client.pttl(keys.LISTENING)),
+            stop,
+            tell=lambda: tell_connected(record),
+        )
+    )
+
+    await until(lambda: lasts_ms)
+    stop.set()
+    await asyncio.wait_for(running, 10)
+    await record.close()
+
+    assert 0 < lasts_ms[0] <= 10_000
+
+
+async def test_a_record_that_is_down_delays_ready_and_ends_nothing(settings: Settings, platform: SandboxClient) -> None:
+    stop, ready, tries = asyncio.Event(), [], []
+
+    async def tell() -> None:
+        tries.append("told")
+        if len(tries) < 4:
+            raise StoreUnavailable("down")
+
+    running = asyncio.create_task(listener.run(settings, Store().accept, lambda: ready.append("up"), stop, tell=tell))
+    await until(lambda: ready)
+    stop.set()
+    await asyncio.wait_for(running, 10)
+
+    assert len(tries) >= 4
+
+
+async def test_nothing_is_told_while_no_stream_is_connected(sandbox: Sandbox, platform: SandboxClient) -> None:
+    told: list[str] = []
+
+    async def tell() -> None:
+        told.append("connected")
+
+    async with listening(sandbox, Store()) as (_, streams):
+        telling = asyncio.create_task(listener.tell_while_connected(streams, tell, every_s=0.01))
+        await until(lambda: len(told) > 2)
+        platform.answer("/v1.0/gateway/connections/open", "unavailable", times=1000, retry_after_s=0)
+        await asyncio.to_thread(lambda: platform.fault("drop"))
+        await until(lambda: streams[0].state().connected_since is None)
+        before = len(told)
+        await asyncio.sleep(0.2)
+        after = len(told)
+        telling.cancel()
+
+    assert after - before <= 1  # the one that was under way

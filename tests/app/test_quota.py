@@ -12,9 +12,9 @@ from app.redis import Store
 NOVEMBER, DECEMBER = 1_795_000_000.0, 1_796_500_000.0
 
 
-def test_when_the_month_is_used_up_no_card_is_left(store: Store) -> None:
-    """All processes share one count."""
-    ours, theirs = (MonthlyCalls(store, 3, wall=lambda: NOVEMBER) for _ in range(2))
+def test_when_too_few_calls_for_a_card_are_left_none_is_opened(store: Store) -> None:
+    """A card that is created with the last call could never be finished. All processes share one count."""
+    ours, theirs = (MonthlyCalls(store, 4, wall=lambda: NOVEMBER) for _ in range(2))
 
     for _ in range(2):
         ours.count()

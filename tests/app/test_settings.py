@@ -61,3 +61,62 @@ def test_what_looks_like_a_setting_and_is_none_is_listed(monkeypatch: pytest.Mon
 )
 def test_the_setting_that_is_meant_is_found(written: str, meant: str) -> None:
     assert closest_variable(written) == meant
+
+
+WRONG = [
+    ("SWITCHYARD_REDIS_URL", "http://host", "redis://host:6379/0"),
+    ("SWITCHYARD_REDIS_URL", "redis://host:port", "redis://host:6379/0"),
+    ("SWITCHYARD_REDIS_URL", "redis://:hidden-word@host:70000/0", "redis://host:6379/0"),
+    ("SWITCHYARD_REDIS_URL", "redis://:hidden/word@host:6379/0", "redis://host:6379/0"),
+    ("SWITCHYARD_REDIS_URL", "unix://", "unix:///folder/socket"),
+    ("SWITCHYARD_BROKER_URL", "kafka://host", "amqp://user:password@host:5672/"),
+    ("SWITCHYARD_BROKER_URL", "amqp://:hidden-word@host:0", "amqp://user:password@host:5672/"),
+    ("DINGTALK_OPENAPI_ENDPOINT", "https://", "with a host"),
+    ("DINGTALK_OAPI_ENDPOINT", "oapi.dingtalk.com", "http:// or https://"),
+    ("DINGTALK_CARD_CONTENT_KEY", "", "`content`"),
+    ("SWITCHYARD_POOLS", "text=1, text=2", "names text twice"),
+    ("SWITCHYARD_POOLS", "text=65", "each 0 to 64"),
+    ("SWITCHYARD_POOLS", "text=\u00b2", "each 0 to 64"),
+    ("SWITCHYARD_MAX_RSS_MB", "web=1,web=2", "names web twice"),
+    ("SWITCHYARD_LEASE_S", "0", "must be more than 0"),
+    ("SWITCHYARD_DEDUPE_S", "31536001", "must be at most 31536000"),
+    ("SWITCHYARD_DRAIN_S", "1e30", "must be at most 31536000"),
+    ("SWITCHYARD_SLOTS", "0", "must be at least 1"),
+    ("SWITCHYARD_SLOTS", "many", "must be a whole number"),
+    ("SWITCHYARD_SLOTS", "1.5", "must be a whole number"),
+    ("SWITCHYARD_SLOTS", "9" * 5000, "must be a whole number"),
+    ("SWITCHYARD_LEASE_S", "soon", "must be a number"),
+    ("SWITCHYARD_LEASE_S", "inf", "must be a finite number"),
+    ("SWITCHYARD_ENGINE", "steam", "must be 'slots' or 'echo'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "right"), WRONG)
+def test_a_wrong_value_is_named_with_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, right: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(BadSetting) as refused:
+        load_settings()
+
+    assert str(refused.value).startswith(f"{name}: ")
+    assert right in str(refused.value)
+    assert not any(foreign in str(refused.value) for foreign in ("Value error", "Input should", "hidden", "\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SWITCHYARD_REDIS_URL", "rediss://:word@[::1]:6380/1"),
+        ("SWITCHYARD_REDIS_URL", "unix:///run/valkey.sock?db=1"),
+        ("SWITCHYARD_REDIS_URL", ""),
+        ("SWITCHYARD_BROKER_URL", "amqps://user:word@host//"),
+        ("DINGTALK_OPENAPI_ENDPOINT", "http://127.0.0.1:8081"),
+        ("SWITCHYARD_CONTEXT_S", "31536000"),
+    ],
+)
+def test_a_right_value_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    load_settings()

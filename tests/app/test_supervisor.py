@@ -201,7 +201,7 @@ def test_it_can_be_stopped_before_it_is_ready(start: Start, tmp_path: Path) -> N
 def test_readiness_over_http_waits_for_every_process(start: Start, tmp_path: Path) -> None:
     """A load balancer that trusts /readyz must not send anybody to a machine that loads its model."""
     gate, port = tmp_path / "gate", free_port()
-    running = start(f"text:gate={gate}", "real:web", SWITCHYARD_WEB_PORT=str(port))
+    running = start(f"text:gate={gate}", "listener:connected", "real:web", SWITCHYARD_WEB_PORT=str(port))
     eventually(lambda: running.answers() and running.ready("web"))
 
     healthy, early = _get(port, "/healthz"), _get(port, "/readyz")

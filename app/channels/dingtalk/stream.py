@@ -29,7 +29,7 @@ class Delays:
     jitter: float = 0.2
     refused_s: float = 60.0  # wrong credentials do not heal by asking often
     healthy_s: float = 60.0  # a connection that lived so long starts the delays anew
-    short_s: float = 10.0  # one that is told to leave sooner than this is not replaced at once
+    short_s: float = 10.0  # of two in a row that are told to leave sooner than this, the second waits
 
 
 class BackOff:
@@ -85,6 +85,7 @@ class Stream:
         self._current: Connection | None = None
         self._retiring: dict[asyncio.Task[None], Connection] = {}
         self._opened = 0
+        self._short_before = False  # whether the connection before this one was short-lived
         self._last_frame_at: float | None = None
         self._last_message_at: float | None = None
 
@@ -145,7 +146,9 @@ class Stream:
     async def _pause(self, end: End, lived_s: float) -> None:
         if lived_s >= self._delays.healthy_s:
             self._back_off.reset()
-        if end is End.CLOSED or lived_s < self._delays.short_s:
+        short, short_before = lived_s < self._delays.short_s, self._short_before
+        self._short_before = short
+        if end is End.CLOSED or (short and short_before):  # one early goodbye is a deployment, a second one a loop
             await asyncio.sleep(self._back_off.next())
 
     def _retire(self, connection: Connection) -> None:

@@ -1,7 +1,7 @@
 """A process that does nothing, as a supervisor's child: it says that it is ready, and ends when told so.
 
 Arguments: `stubborn` (SIGTERM does not end it), `gate=FILE` (not ready before the file is there), `worn=FILE` (leaves
-with status 75 when the file is there), `dies` (ends by itself at once).
+with status 75 when the file is there), `dies` (ends by itself at once), `connected` (says, once, that the platform is).
 """
 
 import os
@@ -23,6 +23,8 @@ def main() -> None:
         sys.exit(1)
     while "gate" in options and not Path(options["gate"]).exists() and not _stop:
         time.sleep(0.02)
+    if "connected" in options:
+        _say_connected()
     process.ready()
     while not _stop or "stubborn" in options:
         worn = Path(options.get("worn", "/nowhere"))
@@ -31,6 +33,16 @@ def main() -> None:
             sys.exit(process.REPLACE_ME)
         time.sleep(0.02)
     print(f"ended at {time.monotonic()}", flush=True)
+
+
+def _say_connected() -> None:
+    import redis  # the other toys start sooner without these
+
+    from app import keys
+    from app.settings import load_settings
+
+    with redis.Redis.from_url(load_settings().redis_url.get_secret_value()) as record:
+        record.set(keys.LISTENING, 1)
 
 
 def _on_sigterm(number: int, frame: object) -> None:

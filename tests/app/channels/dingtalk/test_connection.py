@@ -106,6 +106,18 @@ async def test_a_goodbye_is_answered_by_a_new_socket_first(sandbox: Sandbox, pla
     assert acks(platform)[0]["connection"] == old["connection"]
 
 
+async def test_only_the_second_of_two_early_goodbyes_waits(sandbox: Sandbox, platform: SandboxClient) -> None:
+    """A deployment says goodbye to young connections too; a platform that does so again and again is left in peace."""
+    patient = Delays(first_s=60, short_s=60)
+    async with listening(sandbox, Store(), delays=patient) as (_, (stream,)):
+        await asyncio.to_thread(lambda: platform.fault("disconnect"))
+        await until(lambda: stream.state().reconnects == 1 and len(platform.connections()) == 1)
+        await asyncio.to_thread(lambda: platform.fault("disconnect"))
+        await asyncio.sleep(0.3)
+
+        assert stream.state().reconnects == 1
+
+
 async def test_a_lost_socket_is_replaced(sandbox: Sandbox, platform: SandboxClient) -> None:
     store = Store()
     async with listening(sandbox, store) as (_, (stream,)):

@@ -1,0 +1,128 @@
+"""Readiness as a load balancer reads it: the supervisor's list, and what the servers and the platform say today."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from pydantic import SecretStr
+
+from app import keys
+from app.control import serve
+from app.settings import Settings
+from app.web.server import application
+from tests.valkey import free_port, valkey
+
+LISTENING = [{"role": "listener", "state": "ready"}, {"role": "text", "state": "ready"}]
+
+
+class Machine:
+    """One machine's supervisor, record and broker, and the pages that tell of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.processes: list[dict[str, Any]] = LISTENING
+        self.asked = 0
+        self.record, self.broker = (
+            redis.Redis.from_url(url.get_secret_value()) for url in (settings.redis_url, settings.broker_url)
+        )
+        self.record.set(keys.LISTENING, 1)
+        transport = httpx.ASGITransport(application(settings))
+        self.pages = httpx.AsyncClient(transport=transport, base_url="http://switchyard")
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As the supervisor answers `ps`."""
+        self.asked += 1
+        return {"started": True, "processes": self.processes}
+
+    async def missing(self) -> list[str]:
+        answer = await self.pages.get("/readyz")
+        body = answer.json()
+        assert (answer.status_code, body["ready"]) in ((200, True), (503, False))
+        return list(body.get("missing", []))
+
+    async def comes_to_say(self, *missing: str) -> None:
+        ends_at = time.monotonic() + 20
+        while (said := await self.missing()) != list(missing) and time.monotonic() < ends_at:
+            await asyncio.sleep(0.05)
+        assert said == list(missing)
+
+
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("web")
+    with valkey(folder / "record") as record, valkey(folder / "broker") as broker:
+        yield {"redis_url": SecretStr(record), "broker_url": SecretStr(broker)}
+
+
+@pytest.fixture
+async def machine(urls: dict[str, Any], tmp_path: Path) -> AsyncIterator[Machine]:
+    one = Machine(Settings(data_dir=tmp_path, **urls, _env_file=None))
+    async with serve(tmp_path, one.answer), one.pages:
+        yield one
+    one.record.close()
+    one.broker.close()
+
+
+@contextmanager
+def stopped(server: "redis.Redis") -> Iterator[None]:
+    """A server that takes connections and answers nobody."""
+    pid = int(server.info()["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_all_that_answer_are_ready(machine: Machine) -> None:
+    assert await machine.missing() == []
+
+
+@pytest.mark.parametrize("server", ["record", "broker"])
+async def test_a_server_that_hangs_is_missing_until_it_answers_again(machine: Machine, server: str) -> None:
+    """Its process lives, so the supervisor sees nothing; no message can be taken all the same."""
+    with stopped(getattr(machine, server)):
+        await machine.comes_to_say(f"{server}: does not answer")
+        assert (await machine.pages.get("/healthz")).status_code == 200
+
+    await machine.comes_to_say()
+
+
+async def test_a_broker_of_another_kind_is_asked_too(urls: dict[str, Any], tmp_path: Path) -> None:
+    nobody = SecretStr(f"amqp://guest:guest@127.0.0.1:{free_port()}//")
+    settings = Settings(data_dir=tmp_path, redis_url=urls["redis_url"], broker_url=nobody, _env_file=None)
+
+    pages = httpx.AsyncClient(transport=httpx.ASGITransport(application(settings)), base_url="http://switchyard")
+    async with pages:
+        answer = await pages.get("/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == ["supervisor: does not answer", "broker: does not answer"]
+
+
+async def test_a_listener_that_is_cut_off_from_the_platform_is_missing(machine: Machine) -> None:
+    machine.record.delete(keys.LISTENING)
+
+    assert await machine.missing() == ["listener: has had no connection to the platform for 10 s"]
+
+
+async def test_a_machine_without_a_listener_needs_no_connection(machine: Machine) -> None:
+    machine.record.delete(keys.LISTENING)
+    machine.processes = LISTENING[1:]
+
+    assert await machine.missing() == []
+
+
+async def test_an_answer_is_kept_for_a_while(machine: Machine) -> None:
+    """Many who poll must not become a load."""
+    for _ in range(50):
+        await machine.missing()
+
+    assert machine.asked < 50
