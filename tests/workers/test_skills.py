@@ -75,7 +75,7 @@ def test_each_kind_of_message_has_its_skill() -> None:
     assert chosen == ["chat", "ocr", "sorry"]
 
 
-@pytest.mark.parametrize("text", ["/etc/passwd", "/New", "/ new", "/", "what does /new do", "/新", ""])
+@pytest.mark.parametrize("text", ["/etc/passwd", "/ new", "/", "what does /new do", "/新", ""])
 def test_what_only_looks_like_a_command_is_something_to_talk_about(text: str) -> None:
     assert name_of(load_skills().choose(a_message(text))) == "chat"
 
