@@ -1,5 +1,6 @@
 """A peer that speaks HTTP badly: it sends what it is told, as slowly as it is told."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ def sending(at_once: bytes, slowly: bytes = b"", *, every_s: float = 0.02, times
 
     def answer(peer: socket.socket) -> None:
         with peer, suppress(OSError):
-            peer.recv(65_536)
+            read_request(peer)
             peer.sendall(at_once)
             for _ in range(times if slowly else 0):
                 if over.wait(every_s):
@@ -40,3 +41,21 @@ def sending(at_once: bytes, slowly: bytes = b"", *, every_s: float = 0.02, times
             over.set()
             for thread in threads:
                 thread.join(10)
+
+
+def read_request(peer: socket.socket) -> None:
+    """Take the whole request: a socket that is closed with something unread resets the connection."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        request += received(peer)
+    head, _, body = request.partition(b"\r\n\r\n")
+    announced = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+    while announced and len(body) < int(announced.group(1)):
+        body += received(peer)
+
+
+def received(peer: socket.socket) -> bytes:
+    """Some bytes. Raises ConnectionError at the end."""
+    if data := peer.recv(65_536):
+        return data
+    raise ConnectionError("the caller left")
