@@ -6,10 +6,8 @@ import signal
 from contextlib import closing
 
 import uvloop
-from redis.exceptions import RedisError
 
 from app import keys
-from app.errors import StoreUnavailable
 from app.installation import check_record, limits_of
 from app.listener import run
 from app.process import end_with_parent, ready
@@ -50,7 +48,4 @@ async def _listen(settings: Settings, wake: Wake) -> None:
 
 async def tell_connected(store: AsyncStore) -> None:
     """Write into the record that a listener has a connection to the platform. Raises StoreUnavailable."""
-    try:
-        await store.client.set(keys.LISTENING, 1, px=CONNECTED_MS)
-    except RedisError as exc:
-        raise StoreUnavailable(type(exc).__name__) from exc
+    await store.set(keys.LISTENING, "1", keep_ms=CONNECTED_MS)

@@ -16,7 +16,8 @@ from app.census import Census, count_items, take_census
 from app.errors import LeaseLost
 from app.keys import Box
 from app.message import VERSION, Address, Message, Reply
-from app.redis import Arg, Store
+from app.redis import Store
+from app.scripts import Arg
 from app.wire import decode_address, decode_message, decode_reply, encode
 
 MAX_FORWARDS = 3
@@ -311,8 +312,11 @@ class Mailbox:
         if not self._store.run("mark", names, [lease.token, note, lease.id, card]):
             raise LeaseLost(conversation)
 
-    def renew(self, leases: Sequence[Lease | DraftLease]) -> list[tuple[bool, bool]]:
-        """Lengthen leases in one round trip; for each: (still held, shall stop). Not repeated."""
+    def renew(self, leases: Sequence[Lease | DraftLease]) -> list[tuple[bool, bool] | None]:
+        """Lengthen leases in one round trip; for each: (still held, shall stop). Not repeated.
+
+        None: the node of a cluster that has this one did not answer.
+        """
         calls: list[tuple[list[str], list[Arg]]] = [
             (
                 [keys.state(held.box, held.conversation), keys.due(held.box, keys.shard_of(held.conversation))],
@@ -320,7 +324,8 @@ class Mailbox:
             )
             for held in leases
         ]
-        return [(bool(until), bool(stop)) for until, stop in self._store.pipelined("renew", calls)]
+        answers = self._store.pipelined("renew", calls)
+        return [None if answer is None else (bool(answer[0]), bool(answer[1])) for answer in answers]
 
     def overdue(self, shard: int, at_most: int) -> list[tuple[float, str]]:
         """(due since, conversation) of what is due in a shard, oldest first; seconds since the epoch."""

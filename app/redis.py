@@ -1,74 +1,34 @@
 """The record's connection: scripts by name, repeats within a deadline, foreign errors translated.
 
 redis-py repeats by itself up to ten times by default; that is off. Repeats happen here and nowhere else, and every
-script gives the same answer when the same caller repeats it.
+script gives the same answer when the same caller repeats it. On a cluster scripts go straight to the node that has
+their slot, each node by itself, so that one that does not answer stops nobody but its own conversations.
 """
 
-import asyncio
-import hashlib
+import contextlib
+import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar, cast
 
 import redis
-import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    BusyLoadingError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, SlotNotCoveredError
 from redis.retry import Retry
 
+from app.address import Address, Place, read_address
+from app.async_redis import AsyncStore
 from app.errors import StoreUnavailable
+from app.nodes import AGAIN, FIRST_PAUSE_S, LONGEST_PAUSE_S, SILENT, Nodes, connection_options, read, translated
+from app.scripts import Arg, Call, load_all_scripts, load_script
 
+__all__ = ["AsyncStore", "Store"]
 _Answer = TypeVar("_Answer")
-Arg = str | bytes | int | float
-_AGAIN = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
-_LUA = Path(__file__).parent / "lua"
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script as the server gets it, and the name under which it keeps it."""
-
-    text: str
-    sha: str
-
-
-@cache
-def load_script(name: str) -> Script:
-    """Read `lua/<name>.lua` with `lua/shared.lua` behind its first line, which must stay the first."""
-    shebang, _, body = (_LUA / f"{name}.lua").read_text().partition("\n")
-    text = f"{shebang}\n{(_LUA / 'shared.lua').read_text()}\n{body}"
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def load_all_scripts() -> None:
-    """Read every script now: a process must not meet a newer one when the files are replaced under it."""
-    for file in _LUA.glob("*.lua"):
-        if file.stem != "shared":
-            load_script(file.stem)
-
-
-def _options(url: str, timeout_s: float, connections: int) -> dict[str, Any]:
-    return {
-        "url": url,
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": min(timeout_s, 2.0),
-        "socket_keepalive": True,
-        "health_check_interval": 25,
-        "max_connections": connections,
-    }
+_MOST_NODES = 64  # are asked at the same time
+_SLOW_SHARE = 0.5  # of the time limit of a call: so long a batch waits for its slowest node
 
 
 class Store:
@@ -76,9 +36,25 @@ class Store:
 
     def __init__(self, url: str, *, deadline_s: float = 15.0, timeout_s: float = 5.0, connections: int = 1024) -> None:
         load_all_scripts()
-        options = _options(url, timeout_s, connections)
-        self.client = redis.Redis.from_url(**options, retry=Retry(NoBackoff(), 0))
+        self._address = read_address(url)
+        self._options = connection_options(timeout_s, connections)
+        self._nodes: Nodes[redis.Redis] = Nodes(self._address, self._open)
         self._deadline_s = deadline_s
+        self._slow_s = timeout_s * _SLOW_SHARE
+        self._lock, self._looking = threading.Lock(), threading.Lock()
+        self._whole: redis.Redis | None = None
+        self._asking: dict[Place | None, Future[list[Any]]] = {}  # of `pipelined`: nodes that have not answered yet
+        self._threads = ThreadPoolExecutor(_MOST_NODES, "record") if self._address.is_cluster else None
+
+    @property
+    def client(self) -> "redis.Redis":
+        """For plain commands, on a cluster too; call it inside `repeat`."""
+        if not self._address.is_cluster:
+            return self._nodes.client(None)
+        with self._lock:
+            if self._whole is None:
+                self._whole = cast("redis.Redis", _cluster_client(self._address, self._options))
+            return self._whole
 
     def run(self, name: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         """Run a script, again and again until it answers.
@@ -86,152 +62,182 @@ class Store:
         Raises:
             StoreUnavailable: it did not answer by the deadline; it may have run all the same.
         """
-        script = load_script(name)
-        return self.repeat(lambda: self._evaluate(script, keys, args))
+        call = Call(load_script(name), keys, args)
+        return self.repeat(lambda: read(self._send(self._place_of(call.keys[0]), [call])[0]))
 
     def repeat(self, call: Callable[[], _Answer]) -> _Answer:
         """Call until the server answers, to the deadline. The call must be one that may be repeated."""
-        end, pause = time.monotonic() + self._deadline_s, _FIRST_PAUSE_S
+        end, pause = time.monotonic() + self._deadline_s, FIRST_PAUSE_S
         while True:
             try:
                 return call()
-            except _AGAIN as exc:
+            except (RedisError, RedisClusterException) as exc:
+                found = translated(exc)
+                if not isinstance(found, AGAIN):
+                    raise
                 if time.monotonic() + pause > end:
-                    raise StoreUnavailable(str(exc)) from exc
+                    raise StoreUnavailable(str(found)) from exc
             time.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def pipelined(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Arg]]]) -> list[Any]:
-        """One script for many keys in one round trip. Not repeated.
+        """One script for many keys, one round trip a server, all servers at the same time. Not repeated.
+
+        For one thread: a server that still owes an answer from the time before is not asked.
+
+        Returns:
+            The answers in the same order; None where a server of a cluster did not answer, or not soon.
 
         Raises:
-            StoreUnavailable: no answer; some may have run.
+            StoreUnavailable: nobody answered; some may have run.
         """
         script = load_script(name)
+        all_calls = [Call(script, keys, args) for keys, args in calls]
         try:
-            try:
-                return self._pipeline(script, calls)
-            except NoScriptError:
-                self.client.script_load(script.text)
-                return self._pipeline(script, calls)
-        except RedisError as exc:
+            batches = self._batches(all_calls)
+        except (RedisError, RedisClusterException) as exc:
             raise StoreUnavailable(str(exc)) from exc
+        answers: list[Any] = [None] * len(all_calls)
+        failure: Exception | None = None
+        for places, outcome in self._gather(all_calls, batches):
+            for number, answer in zip(places, outcome, strict=True):
+                failed = isinstance(answer, Exception)
+                answers[number], failure = (None, answer) if failed else (answer, failure)
+        if all(answer is None for answer in answers):
+            raise StoreUnavailable(str(failure or "no node has these slots")) from failure
+        return answers
+
+    def silent(self) -> list[str]:
+        """The servers of the record that do not answer PING, as host:port; `record` for the only one."""
+        try:
+            self._look()
+        except (RedisError, RedisClusterException):
+            return ["record"]
+        return [_named(place) for place in self._nodes.places() if not self._pings(place)]
+
+    def server_of(self, key: str) -> "redis.Redis":
+        """A client of the one server that has a key. Raises StoreUnavailable."""
+        return self._nodes.client(self.repeat(lambda: self._place_of(key)))
+
+    def servers(self) -> list["redis.Redis"]:
+        """A client for each server that has a part of the record. Raises StoreUnavailable."""
+        self.repeat(self._look)
+        return [self._nodes.client(place) for place in self._nodes.places()]
 
     def close(self) -> None:
-        self.client.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        for client in self._nodes.clients():
+            client.close()
+        if self._whole is not None:
+            self._whole.close()
 
-    def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+    def _open(self, url: str) -> "redis.Redis":
+        return redis.Redis.from_url(url, **self._options, retry=Retry(NoBackoff(), 0))
+
+    def _place_of(self, key: str) -> Place | None:
+        if self._nodes.looks(key):
+            self._look()
+        return self._nodes.place_of(key)
+
+    def _look(self) -> None:
+        """Learn which node has which slot, from the first that says it; who comes meanwhile learns it too."""
+        came_at = time.monotonic()
+        with self._looking:
+            if not self._nodes.is_cluster or self._nodes.learned_at > came_at:
+                return
+            failure: Exception | None = None
+            for place in self._nodes.to_ask():
+                try:
+                    answer = self._nodes.client(place).execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+                except SILENT as exc:
+                    self._nodes.note(place, exc)
+                    failure = exc
+                else:
+                    self._nodes.learn(place, answer)
+                    return
+            raise RedisConnectionError("no node of the cluster answers") from failure
+
+    def _pings(self, place: Place | None) -> bool:
         try:
-            try:
-                return self.client.evalsha(script.sha, len(keys), *keys, *args)
-            except NoScriptError:
-                return self.client.eval(script.text, len(keys), *keys, *args)
-        except ResponseError as exc:
-            raise _translated(exc) from exc
+            return bool(self._nodes.client(place).ping())
+        except RedisError:
+            return False
 
-    def _pipeline(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Arg]]]) -> list[Any]:
-        pipeline = self.client.pipeline(transaction=False)
-        for keys, args in calls:
-            pipeline.evalsha(script.sha, len(keys), *keys, *args)
-        return list(pipeline.execute())
+    def _batches(self, calls: Sequence[Call]) -> dict[Place | None, list[int]]:
+        """The numbers of the calls by where they go. A slot that nobody has is nobody's: its calls go nowhere."""
+        batches: dict[Place | None, list[int]] = {}
+        for number, call in enumerate(calls):
+            with contextlib.suppress(SlotNotCoveredError):
+                batches.setdefault(self._place_of(call.keys[0]), []).append(number)
+        return batches
 
+    def _gather(
+        self, calls: Sequence[Call], batches: dict[Place | None, list[int]]
+    ) -> Iterable[tuple[list[int], list[Any]]]:
+        """Send each server its batch; (numbers of the calls, answers), an exception for each that has none."""
+        if self._threads is None:
+            for place, numbers in batches.items():
+                yield numbers, self._sent(place, [calls[number] for number in numbers])
+            return
+        started = {}
+        for place, numbers in batches.items():
+            if (asked := self._asking.get(place)) is None or asked.done():  # who still has not answered is let be
+                batch = [calls[number] for number in numbers]
+                started[place] = self._asking[place] = self._threads.submit(self._sent, place, batch)
+        wait(started.values(), self._slow_s)
+        for place, numbers in batches.items():
+            late = place not in started or not started[place].done()
+            none = [RedisConnectionError(f"{_named(place)} does not answer")] * len(numbers)
+            yield numbers, none if late else started[place].result()
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One script with its keys and arguments."""
+    def _sent(self, place: Place | None, calls: Sequence[Call]) -> list[Any]:
+        """As _send, but nothing is raised: what the server did not answer is an exception in its place."""
+        try:
+            return self._send(place, calls)
+        except RedisError as exc:
+            return [exc] * len(calls)
 
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[Arg]
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """Calls that travel together, and their answers in the same order: an exception where a call was refused."""
-
-    calls: list[_Call]
-    answers: asyncio.Task[list[Any]]
-
-
-class AsyncStore:
-    """The record, for one event loop.
-
-    One round trip is under way at a time; the calls that come meanwhile share the next one. So a rush costs few writes
-    here and few syncs of the server's disk, and a call that comes alone goes at once.
-    """
-
-    def __init__(self, url: str, *, deadline_s: float = 5.0, timeout_s: float = 5.0) -> None:
-        load_all_scripts()
-        options = _options(url, timeout_s, 64)
-        self.client = redis.asyncio.Redis.from_url(**options, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
-        self._deadline_s = deadline_s
-        self._travelling = asyncio.Lock()
-        self._next: _Batch | None = None  # the one that can still be joined
-
-    async def run(self, name: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        """As Store.run."""
-        call = _Call(load_script(name), keys, args)
-        return await self._repeat(lambda: self._evaluate(call))
-
-    async def counts(self, names: Sequence[str]) -> list[int]:
-        """The numbers under some names, 0 where there is none."""
-
-        async def read() -> list[int]:
-            pipeline = self.client.pipeline(transaction=False)
-            for name in names:
-                pipeline.get(name)
-            return [int(count or 0) for count in await pipeline.execute()]
-
-        return await self._repeat(read)
-
-    async def _repeat(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        end, pause = time.monotonic() + self._deadline_s, _FIRST_PAUSE_S
-        while True:
-            try:
-                return await call()
-            except _AGAIN as exc:
-                if time.monotonic() + pause > end:
-                    raise StoreUnavailable(str(exc)) from exc
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
-
-    async def close(self) -> None:
-        await self.client.aclose()
-
-    async def _evaluate(self, call: _Call) -> Any:
-        """Send one call with all others that wait, and take its own answer."""
-        if (batch := self._next) is None:
-            calls: list[_Call] = []
-            batch = self._next = _Batch(calls, asyncio.create_task(self._travel(calls)))
-        place = len(batch.calls)
-        batch.calls.append(call)
-        answer = (await asyncio.shield(batch.answers))[place]  # who leaves takes nobody along
-        if isinstance(answer, ResponseError):
-            raise _translated(answer) from answer
-        if isinstance(answer, RedisError):  # such as a server that is still loading
-            raise answer
-        return answer
-
-    async def _travel(self, calls: list[_Call]) -> list[Any]:
-        async with self._travelling:
-            self._next = None
-            answers = await self._pipeline(calls)
-            unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            for text in {calls[place].script.text for place in unknown}:
-                await self.client.script_load(text)
-            again = await self._pipeline([calls[place] for place in unknown]) if unknown else []
-            for place, answer in zip(unknown, again, strict=True):
-                answers[place] = answer
-            return answers
-
-    async def _pipeline(self, calls: Sequence[_Call]) -> list[Any]:
-        pipeline = self.client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
-        return list(await pipeline.execute(raise_on_error=False))
+    def _send(self, place: Place | None, calls: Sequence[Call]) -> list[Any]:
+        """Run calls on one server in one round trip; the answers, an exception where a call was refused."""
+        client = self._nodes.client(place)
+        try:
+            answers = _pipeline(client, calls)
+            unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            for text in {calls[number].script.text for number in unknown}:
+                client.script_load(text)
+            again = _pipeline(client, [calls[number] for number in unknown]) if unknown else []
+        except RedisError as exc:
+            self._nodes.note(place, exc)
+            raise
+        for number, answer in zip(unknown, again, strict=True):
+            answers[number] = answer
+        for answer in answers:
+            self._nodes.note(place, answer)
+        return answers
 
 
-def _translated(exc: ResponseError) -> Exception:
-    """A full disk or a full memory is no bug of ours: the record refuses, and may take it later."""
-    refused = str(exc).startswith(("MISCONF", "OOM", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN"))
-    return RedisConnectionError(str(exc)) if refused else exc
+def _pipeline(client: "redis.Redis", calls: Sequence[Call]) -> list[Any]:
+    pipeline = client.pipeline(transaction=False)
+    for call in calls:
+        pipeline.execute_command(*call.command)  # type: ignore[no-untyped-call]
+    return list(pipeline.execute(raise_on_error=False))
+
+
+def _cluster_client(address: Address, options: dict[str, Any]) -> RedisCluster:
+    """redis-py's own client of a whole cluster: it asks the cluster before it is there, and so may raise."""
+    first, *others = address.places
+    try:
+        return RedisCluster(
+            url=address.url_of(first),
+            startup_nodes=[ClusterNode(*place) for place in others],  # type: ignore[no-untyped-call]
+            retry=Retry(NoBackoff(), 0),
+            require_full_coverage=False,
+            **options,
+        )
+    except IndexError as exc:
+        raise RedisConnectionError("the cluster has no slots yet") from exc
+
+
+def _named(place: Place | None) -> str:
+    return f"{place[0]}:{place[1]}" if place else "record"

@@ -70,13 +70,15 @@ class Dispatcher:
     async def _room(self, shard: int) -> int:
         """How many messages this shard may hold so that all shards together stay within the limit.
 
-        The other shards are counted four times a second, and each time when the house is nearly full.
+        The other shards are counted four times a second, and each time when the house is nearly full; of a node that
+        is silent the last count stands.
         """
         nearly_full = sum(self._counts) >= self._limits.waiting_limit * _NEARLY_FULL
         if nearly_full or time.monotonic() - self._counted_at >= _COUNT_AGAIN_S:
             self._counted_at = time.monotonic()
             names = [keys.waiting("inbox", number) for number in range(keys.SHARDS)]
-            self._counts = await self._store.counts(names)
+            counted = await self._store.counts(names)
+            self._counts = [old if new is None else new for new, old in zip(counted, self._counts, strict=True)]
         return self._limits.waiting_limit - sum(self._counts) + self._counts[shard]
 
     def _notice(self, message: Message, key: str) -> Reply:

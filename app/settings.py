@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.address import read_address
 from app.errors import BadSetting
 
 Pool = Literal["text", "image", "default", "sender"]
@@ -25,7 +26,10 @@ ENV_FILE: Final = ".env"
 NO_SETTINGS: Final = frozenset(("SWITCHYARD_CI", "SWITCHYARD_READY_FD", "SWITCHYARD_ALIVE_FD"))  # ours all the same
 YEAR_S: Final = 365 * 86_400
 Seconds = Annotated[float, Field(gt=0, le=YEAR_S)]
-_RECORD_SCHEMES = ("redis", "rediss", "unix")
+_RECORD_FORMS = (
+    "must be such as redis://host:6379/0, rediss://host:6379/0 or unix:///folder/socket; "
+    "of a cluster redis+cluster://host:6379,host:6379 or rediss+cluster://..."
+)
 _BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
 # What would be right, by the type of a pydantic error; the braces are filled from its context.
 _SENTENCES: Final = {
@@ -93,7 +97,9 @@ class Settings(BaseSettings):
 
     # Where things are.
     redis_url: SecretStr = Field(
-        SecretStr(""), description="the record (Valkey or Redis, appendfsync always); empty: an embedded server"
+        SecretStr(""),
+        description="the record (Valkey or Redis, appendfsync always), also `redis+cluster://host:port,host:port`; "
+        "empty: an embedded server",
     )
     broker_url: SecretStr = Field(
         SecretStr(""), description="the broker (redis:// or amqp://); empty: an embedded server"
@@ -175,8 +181,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_a_record(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value() and not _is_address(value.get_secret_value(), _RECORD_SCHEMES):
-            raise ValueError("must be such as redis://host:6379/0, rediss://host:6379/0 or unix:///folder/socket")
+        try:
+            read_address(value.get_secret_value() or "redis://embedded")
+        except ValueError:
+            raise ValueError(_RECORD_FORMS) from None
         return value
 
     @field_validator("broker_url")

@@ -169,7 +169,10 @@ class Leases:
             alive = [one for one in held if one.lease.box == box and one.ending not in ("hung", "lost")]
             if not alive:
                 continue
-            for holding, (kept, stop) in zip(alive, mailbox.renew([one.lease for one in alive]), strict=True):
+            for holding, answer in zip(alive, mailbox.renew([one.lease for one in alive]), strict=True):
+                if answer is None:
+                    continue  # its node does not answer; trying again
+                kept, stop = answer
                 if not kept:
                     holding.end("lost")
                 elif stop:

@@ -1,5 +1,6 @@
 """What the record really holds, read and edited behind the mailbox's back. Time passes here, without waiting."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +37,14 @@ def of_model(place: Place) -> tuple[Any, ...]:
 
 
 class View:
-    """Reads and edits one Valkey."""
+    """Reads and edits one record. `server_of`: the server that has a key, if the client is a cluster's."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, server_of: Callable[[str], redis.Redis] | None = None) -> None:
         self.client: Any = client  # the stubs know only of answers in either encoding
+        self._server_of: Callable[[str], Any] = server_of or (lambda _: client)
 
     def see(self, box: Box, conversation: str) -> Seen:
-        pipe = self.client.pipeline(transaction=True)
+        pipe = self._server_of(keys.items(box, conversation)).pipeline(transaction=True)
         pipe.time()
         pipe.lrange(keys.items(box, conversation), 0, -1)
         pipe.hmget(keys.state(box, conversation), "token", "head", "until", "stop")

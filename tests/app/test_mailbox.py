@@ -359,14 +359,14 @@ def test_a_waiting_head_behind_a_long_queue_is_left_alone(store: Store) -> None:
     assert look_again > (time.time() + 20) * 1000
 
 
-def test_a_full_memory_refuses_new_messages_and_drains_old_ones(store: Store) -> None:
+def test_a_full_memory_refuses_new_messages_and_drains_old_ones(valkey_url: str, store: Store) -> None:
     """Only `accept` honours the server's memory limit."""
     inbox = Mailbox(store, "inbox", Limits())
     message, refused = a_message(), a_message()
     accepted(inbox, message)
     store.client.config_set("maxmemory", "1")
     try:
-        impatient = Mailbox(Store(str(_url(store)), deadline_s=0.1), "inbox", Limits())
+        impatient = Mailbox(Store(valkey_url, deadline_s=0.1), "inbox", Limits())
         from app.errors import StoreUnavailable
 
         with pytest.raises(StoreUnavailable):
@@ -375,8 +375,3 @@ def test_a_full_memory_refuses_new_messages_and_drains_old_ones(store: Store) ->
         assert inbox.commit(held, reply=a_reply(message)).send == "send"
     finally:
         store.client.config_set("maxmemory", "0")
-
-
-def _url(store: Store) -> str:
-    options = store.client.connection_pool.connection_kwargs
-    return f"redis://{options['host']}:{options['port']}/0"

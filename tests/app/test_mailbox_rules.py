@@ -91,7 +91,7 @@ class Rules(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.record.client.flushall()
-        self.view = View(self.record.client)
+        self.view = View(self.record.client, self.record.server_of)
         self.model = Model(LIMIT, ROOM)
         self.boxes = {box: Mailbox(self.behind, box, LIMITS) for box in BOXES}
         self.arrivals: list[Arrival] = []

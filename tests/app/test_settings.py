@@ -69,6 +69,9 @@ WRONG = [
     ("SWITCHYARD_REDIS_URL", "redis://:hidden-word@host:70000/0", "redis://host:6379/0"),
     ("SWITCHYARD_REDIS_URL", "redis://:hidden/word@host:6379/0", "redis://host:6379/0"),
     ("SWITCHYARD_REDIS_URL", "unix://", "unix:///folder/socket"),
+    ("SWITCHYARD_REDIS_URL", "redis+cluster://:hidden-word@", "redis+cluster://host:6379"),
+    ("SWITCHYARD_REDIS_URL", "redis+cluster://host:1,host:port", "redis+cluster://host:6379"),
+    ("SWITCHYARD_REDIS_URL", "redis+cluster://host:1/2", "redis+cluster://host:6379"),
     ("SWITCHYARD_BROKER_URL", "kafka://host", "amqp://user:password@host:5672/"),
     ("SWITCHYARD_BROKER_URL", "amqp://:hidden-word@host:0", "amqp://user:password@host:5672/"),
     ("DINGTALK_OPENAPI_ENDPOINT", "https://", "with a host"),
@@ -110,6 +113,8 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
     [
         ("SWITCHYARD_REDIS_URL", "rediss://:word@[::1]:6380/1"),
         ("SWITCHYARD_REDIS_URL", "unix:///run/valkey.sock?db=1"),
+        ("SWITCHYARD_REDIS_URL", "redis+cluster://:word@first:7000,[::1]:7001,third/0"),
+        ("SWITCHYARD_REDIS_URL", "rediss+cluster://user:word@host?ssl_ca_certs=/ca.pem"),
         ("SWITCHYARD_REDIS_URL", ""),
         ("SWITCHYARD_BROKER_URL", "amqps://user:word@host//"),
         ("DINGTALK_OPENAPI_ENDPOINT", "http://127.0.0.1:8081"),

@@ -1,0 +1,3 @@
+"""The same holders on three nodes."""
+
+from tests.app.test_mailbox_holders import *  # noqa: F403

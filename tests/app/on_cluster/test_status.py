@@ -1,0 +1,3 @@
+"""The same census of three nodes."""
+
+from tests.app.test_status import *  # noqa: F403
