@@ -9,11 +9,23 @@ from typing import Any, TypeVar
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from app.address import Place, read_address
-from app.errors import StoreUnavailable
-from app.nodes import AGAIN, FIRST_PAUSE_S, LONGEST_PAUSE_S, SILENT, Nodes, connection_options, read, translated
+from app.errors import BadSetting, StoreUnavailable
+from app.nodes import (
+    AGAIN,
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    NO_CLUSTER,
+    SILENT,
+    WAIT_SHARE,
+    Nodes,
+    connection_options,
+    read,
+    translated,
+)
+from app.replication import Replication
 from app.scripts import Arg, Call, load_all_scripts, load_script
 
 _Answer = TypeVar("_Answer")
@@ -44,10 +56,11 @@ class AsyncStore:
     few writes here and few syncs of the server's disk, and a call that comes alone goes at once.
     """
 
-    def __init__(self, url: str, *, deadline_s: float = 5.0, timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, deadline_s: float = 5.0, timeout_s: float = 5.0, replicas: int = 0) -> None:
         load_all_scripts()
         self._options = connection_options(timeout_s, 64)
         self._nodes: Nodes[redis.asyncio.Redis] = Nodes(read_address(url), self._open)
+        self._replication = Replication(replicas, round(timeout_s * 1000 * WAIT_SHARE))
         self._deadline_s = deadline_s
         self._lanes: dict[Place | None, _Lane] = {}
         self._looking = asyncio.Lock()
@@ -147,6 +160,8 @@ class AsyncStore:
                 except SILENT as exc:
                     self._nodes.note(place, exc)
                     failure = exc
+                except ResponseError as exc:
+                    raise BadSetting(NO_CLUSTER) from exc
                 else:
                     self._nodes.learn(place, answer)
                     return
@@ -187,6 +202,6 @@ class AsyncStore:
 
     async def _pipeline(self, client: "redis.asyncio.Redis", calls: Sequence[Call]) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command(*call.command)
-        return list(await pipeline.execute(raise_on_error=False))
+        for command in self._replication.commands(calls):
+            pipeline.execute_command(*command)
+        return self._replication.settled(calls, await pipeline.execute(raise_on_error=False))

@@ -7,6 +7,7 @@ changes nothing anywhere.
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ import httpx
 import kombu
 import redis
 from kombu.exceptions import KombuError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from app import servers
 from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
+from app.errors import BadSetting, StoreUnavailable
 from app.finding import Finding
+from app.redis import Store
 from app.settings import POOLS, QUEUE_OF_POOL, Pool, Settings
 
 _PATIENCE_S = 5.0
@@ -145,13 +146,17 @@ def _record(settings: Settings) -> Iterator[Finding]:
         return
     mend = "`switchyard up` for the embedded server, or correct SWITCHYARD_REDIS_URL"
     try:
-        with redis.Redis.from_url(
-            url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S, retry=Retry(NoBackoff(), 0)
-        ) as record:
-            record.ping()
-            yield Finding("record", "ok", "answers")
-            yield _durability(record)
-    except (redis.RedisError, ValueError) as exc:
+        with closing(Store(url, deadline_s=0.0, timeout_s=_PATIENCE_S)) as store:
+            if store.is_lone_node():
+                yield Finding("record", "fault", "it is one node of a cluster", "write redis+cluster://host:port")
+                return
+            if silent := store.silent():
+                yield Finding("record", "fault", f"{', '.join(silent)} does not answer", mend)
+                return
+            servers = store.servers()
+            yield Finding("record", "ok", "answers" if len(servers) == 1 else f"{len(servers)} masters answer")
+            yield from dict.fromkeys(_durability(server) for server in servers)
+    except (redis.RedisError, StoreUnavailable, BadSetting, ValueError) as exc:
         yield Finding("record", "fault", f"does not answer ({type(exc).__name__})", mend)
 
 

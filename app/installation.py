@@ -39,6 +39,8 @@ def check_record(store: Store) -> None:
         store.client.hsetnx(keys.FORMAT, "version", str(VERSION))
         return store.client.hgetall(keys.FORMAT)  # type: ignore[return-value]
 
+    if store.is_lone_node():
+        raise BadSetting("SWITCHYARD_REDIS_URL: this server is a node of a cluster; write redis+cluster://host:port")
     kept = store.repeat(agree)
     if int(kept[b"shards"]) != keys.SHARDS:
         raise BadSetting(

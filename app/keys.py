@@ -53,6 +53,11 @@ def token(shard: int) -> str:
     return f"token:{{{shard}}}"
 
 
+def waited(name: str) -> str:
+    """Beside a name of the same shard; see lua/waited.lua."""
+    return f"waited:{name[name.index('{') : name.index('}') + 1]}"
+
+
 def calls(month: str) -> str:
     return f"calls:{month}"
 

@@ -38,7 +38,7 @@ async def _listen(settings: Settings, wake: Wake) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = AsyncStore(settings.redis_url.get_secret_value())
+    store = AsyncStore(settings.redis_url.get_secret_value(), replicas=settings.replicas_ack)
     dispatcher = Dispatcher(store, limits_of(settings), wake=wake, say=Wording(settings.locale).say)
     try:
         await run(settings, dispatcher.dispatch, ready, stop, tell=lambda: tell_connected(store))

@@ -37,6 +37,9 @@ AGAIN = (*SILENT, BusyLoadingError, ReadOnlyError, OutOfMemoryError, AskError, T
 _REFUSALS = ("MISCONF", "OOM", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN")
 _MISPLACED = (*SILENT, ReadOnlyError, ClusterDownError)  # perhaps somebody else has the slot now
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5  # between two tries of a call
+WAIT_SHARE = 0.5  # of the time limit of a call: so long replicas are waited for
+NO_CLUSTER = "SWITCHYARD_REDIS_URL: this server is no cluster; write redis://host:port"
+JUST_NOW_S = 1.0
 _LOOK_AGAIN_S = 0.1
 _SAID_NOTHING = (b"", "", "?", b"?", None)  # a node that does not know its own name: it is where it was asked
 
@@ -119,6 +122,17 @@ class Nodes(Generic[_Client]):
             self._stale = True
         elif place in self._failed_at and not isinstance(outcome, BaseException):
             self._failed_at.pop(place, None)
+
+    def is_hopeless(self, place: Place | None) -> bool:
+        """Whether a node of a cluster has just failed. Once a second somebody may try it all the same."""
+        with self._lock:
+            failed_at = self._failed_at.get(place) if self.is_cluster else None
+            if failed_at is None:
+                return False
+            if time.monotonic() - failed_at < JUST_NOW_S:
+                return True
+            self._failed_at[place] = time.monotonic()
+            return False
 
     def failed_within(self, place: Place | None, seconds: float) -> bool:
         """Whether the last that was heard of a server is a failure, not longer ago than this."""

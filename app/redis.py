@@ -16,13 +16,26 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, SlotNotCoveredError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError, SlotNotCoveredError
 from redis.retry import Retry
 
 from app.address import Address, Place, read_address
 from app.async_redis import AsyncStore
-from app.errors import StoreUnavailable
-from app.nodes import AGAIN, FIRST_PAUSE_S, LONGEST_PAUSE_S, SILENT, Nodes, connection_options, read, translated
+from app.errors import BadSetting, StoreUnavailable
+from app.nodes import (
+    AGAIN,
+    FIRST_PAUSE_S,
+    JUST_NOW_S,
+    LONGEST_PAUSE_S,
+    NO_CLUSTER,
+    SILENT,
+    WAIT_SHARE,
+    Nodes,
+    connection_options,
+    read,
+    translated,
+)
+from app.replication import Replication
 from app.scripts import Arg, Call, load_all_scripts, load_script
 
 __all__ = ["AsyncStore", "Store"]
@@ -32,13 +45,26 @@ _SLOW_SHARE = 0.5  # of the time limit of a call: so long a batch waits for its 
 
 
 class Store:
-    """The record, for threads. `deadline_s`: how long a call is repeated while the server does not answer."""
+    """The record, for threads.
 
-    def __init__(self, url: str, *, deadline_s: float = 15.0, timeout_s: float = 5.0, connections: int = 1024) -> None:
+    `deadline_s`: how long a call is repeated while the server does not answer. `replicas`: how many of a server's
+    replicas must have what a script wrote before its answer counts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline_s: float = 15.0,
+        timeout_s: float = 5.0,
+        connections: int = 1024,
+        replicas: int = 0,
+    ) -> None:
         load_all_scripts()
         self._address = read_address(url)
         self._options = connection_options(timeout_s, connections)
         self._nodes: Nodes[redis.Redis] = Nodes(self._address, self._open)
+        self._replication = Replication(replicas, round(timeout_s * 1000 * WAIT_SHARE))
         self._deadline_s = deadline_s
         self._slow_s = timeout_s * _SLOW_SHARE
         self._lock, self._looking = threading.Lock(), threading.Lock()
@@ -56,14 +82,24 @@ class Store:
                 self._whole = cast("redis.Redis", _cluster_client(self._address, self._options))
             return self._whole
 
-    def run(self, name: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+    def run(self, name: str, keys: Sequence[str], args: Sequence[Arg], *, patient: bool = True) -> Any:
         """Run a script, again and again until it answers.
+
+        Not `patient`: while a node of a cluster is known to be silent it is asked once a second by one caller, and the
+        others are told so at once. Threads that waited for it would be missing everywhere else.
 
         Raises:
             StoreUnavailable: it did not answer by the deadline; it may have run all the same.
         """
         call = Call(load_script(name), keys, args)
-        return self.repeat(lambda: read(self._send(self._place_of(call.keys[0]), [call])[0]))
+
+        def once() -> Any:
+            place = self._place_of(call.keys[0])
+            if not patient and self._nodes.is_hopeless(place):
+                raise StoreUnavailable(f"{_named(place)} does not answer")
+            return read(self._send(place, [call])[0])
+
+        return self.repeat(once)
 
     def repeat(self, call: Callable[[], _Answer]) -> _Answer:
         """Call until the server answers, to the deadline. The call must be one that may be repeated."""
@@ -106,6 +142,12 @@ class Store:
         if all(answer is None for answer in answers):
             raise StoreUnavailable(str(failure or "no node has these slots")) from failure
         return answers
+
+    def is_lone_node(self) -> bool:
+        """Whether one node of a cluster was taken for the whole record. Raises StoreUnavailable."""
+        if self._address.is_cluster:
+            return False
+        return bool(self.repeat(lambda: self.client.info("cluster")).get("cluster_enabled"))
 
     def silent(self) -> list[str]:
         """The servers of the record that do not answer PING, as host:port; `record` for the only one."""
@@ -153,12 +195,16 @@ class Store:
                 except SILENT as exc:
                     self._nodes.note(place, exc)
                     failure = exc
+                except ResponseError as exc:
+                    raise BadSetting(NO_CLUSTER) from exc
                 else:
                     self._nodes.learn(place, answer)
                     return
             raise RedisConnectionError("no node of the cluster answers") from failure
 
     def _pings(self, place: Place | None) -> bool:
+        if self._nodes.failed_within(place, JUST_NOW_S):
+            return False
         try:
             return bool(self._nodes.client(place).ping())
         except RedisError:
@@ -202,11 +248,11 @@ class Store:
         """Run calls on one server in one round trip; the answers, an exception where a call was refused."""
         client = self._nodes.client(place)
         try:
-            answers = _pipeline(client, calls)
+            answers = self._pipeline(client, calls)
             unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
             for text in {calls[number].script.text for number in unknown}:
                 client.script_load(text)
-            again = _pipeline(client, [calls[number] for number in unknown]) if unknown else []
+            again = self._pipeline(client, [calls[number] for number in unknown]) if unknown else []
         except RedisError as exc:
             self._nodes.note(place, exc)
             raise
@@ -216,12 +262,11 @@ class Store:
             self._nodes.note(place, answer)
         return answers
 
-
-def _pipeline(client: "redis.Redis", calls: Sequence[Call]) -> list[Any]:
-    pipeline = client.pipeline(transaction=False)
-    for call in calls:
-        pipeline.execute_command(*call.command)  # type: ignore[no-untyped-call]
-    return list(pipeline.execute(raise_on_error=False))
+    def _pipeline(self, client: "redis.Redis", calls: Sequence[Call]) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for command in self._replication.commands(calls):
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        return self._replication.settled(calls, pipeline.execute(raise_on_error=False))
 
 
 def _cluster_client(address: Address, options: dict[str, Any]) -> RedisCluster:

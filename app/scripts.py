@@ -14,6 +14,7 @@ _LUA = Path(__file__).parent / "lua"
 class Script:
     """A Lua script as the server gets it, and the name under which it keeps it."""
 
+    name: str
     text: str
     sha: str
 
@@ -36,7 +37,7 @@ def load_script(name: str) -> Script:
     """Read `lua/<name>.lua` with `lua/shared.lua` behind its first line, which must stay the first."""
     shebang, _, body = (_LUA / f"{name}.lua").read_text().partition("\n")
     text = f"{shebang}\n{(_LUA / 'shared.lua').read_text()}\n{body}"
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 def load_all_scripts() -> None:

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
         description="the record (Valkey or Redis, appendfsync always), also `redis+cluster://host:port,host:port`; "
         "empty: an embedded server",
     )
+    replicas_ack: int = Field(
+        0, ge=0, le=8, description="replicas of the record that must have a write before it counts; for failovers"
+    )
     broker_url: SecretStr = Field(
         SecretStr(""), description="the broker (redis:// or amqp://); empty: an embedded server"
     )

@@ -30,6 +30,7 @@ LEAST_GRACE_SHARE = 0.25  # ... but running turns have at least this part of a s
 HEED_S = 1.0  # from when a turn is told to end to when it is handed back
 ORPHAN_HAND_BACK_S = 1.0
 POLL_S = 0.05
+SWEEP_PATIENCE_S = 2.0  # a sweep that failed is done again anyway
 THREAD_IS_FREE_S = 0.01  # from the signal that a task has ended to when Celery has taken it off its books
 log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ class PoolProcess:
         settings = self.settings
         url, limits = settings.redis_url.get_secret_value(), limits_of(settings)
         self.wording = Wording(settings.locale)
-        self.store = Store(url)
+        self.store = Store(url, replicas=settings.replicas_ack)
         check_record(self.store)
         self.boxes = mailboxes(self.store, limits)
         own_connection = Store(url, deadline_s=limits.lease_s / 2, timeout_s=max(0.5, limits.lease_s / 2))
@@ -66,9 +67,10 @@ class PoolProcess:
         )
         self.waker = Waker(self.celery)
         self._open_desk(self)
+        sweeping = Store(url, deadline_s=SWEEP_PATIENCE_S, timeout_s=SWEEP_PATIENCE_S)
         Sweeper(
-            Store(url),
-            list(self.boxes.values()),
+            sweeping,
+            list(mailboxes(sweeping, limits).values()),
             wake=self.waker.wake,
             filled=self._filled,
             interval_s=settings.sweep_interval_s,

@@ -7,6 +7,7 @@ to the platform says so in the record. They are asked in threads, all at once.
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from redis.retry import Retry
 
 from app import keys
 from app.control import NotRunning, ask
+from app.errors import BadSetting, StoreUnavailable
+from app.redis import Store
 from app.settings import Settings
 
 FRESH_S: Final = 1.0  # load balancers and tests poll; everybody is asked at most once in this time
@@ -85,12 +88,14 @@ def processes(data_dir: Path) -> dict[str, Any] | None:
 
 
 def connected(record_url: str) -> bool | None:
-    """Whether a listener has had a connection to the platform of late; None if the record does not answer."""
+    """Whether a listener has had a connection to the platform of late; None if the record does not answer.
+
+    A record with a silent node does not answer: some conversations stand still.
+    """
     try:
-        with _client(record_url) as record:
-            record.ping()
-            return bool(record.exists(keys.LISTENING))
-    except (redis.RedisError, ValueError):
+        with closing(Store(record_url, deadline_s=0.0, timeout_s=_PATIENCE_S)) as store:
+            return None if store.silent() else bool(store.server_of(keys.LISTENING).exists(keys.LISTENING))
+    except (redis.RedisError, StoreUnavailable, BadSetting, ValueError):
         return None
 
 

@@ -43,5 +43,5 @@ def test_a_cluster_with_tls_is_asked_with_tls() -> None:
 )
 def test_what_is_no_address_is_refused_and_not_repeated(text: str) -> None:
     """It may hold a password, and the error is logged."""
-    with pytest.raises(ValueError, match="^[a-z ]+[0-9]?$"):
+    with pytest.raises(ValueError, match=r"^[a-z ]+[0-9]?$"):
         read_address(text)
