@@ -169,6 +169,18 @@ class Cluster:
         if node.process is not None:
             os.kill(node.process.pid, number)
 
+    def replica_of(self, master: Node) -> Node:
+        """A living replica of a master, by the master's own word. Raises RunFailed."""
+        told = self.ask(master, "CLUSTER REPLICAS", self.ask(master, "CLUSTER MYID").decode())
+        for node in self.nodes:
+            if node.process and f"127.0.0.1:{node.port}" in told:
+                return node
+        raise RunFailed(f"node {master.number} has no replica")
+
+    def is_whole(self, replicas: int) -> bool:
+        """Whether all nodes live and know each other, and every master has so many replicas that follow it."""
+        return all(self._whole(node, replicas) for node in self.nodes)
+
     def _whole(self, node: Node, replicas: int) -> bool:
         state = self._state(node)
         known = int(state.get("cluster_known_nodes", 0)) == len(self.nodes)
@@ -187,8 +199,7 @@ class Cluster:
         for place, node in enumerate(self.nodes[MASTERS:]):
             master = self.ask(self.nodes[place % MASTERS], "CLUSTER MYID").decode()
             self.until(partial(self._replicates, node, master), "a replica is made", JOIN_LIMIT_S)
-        for node in self.nodes:
-            self.until(partial(self._whole, node, replicas), "the nodes join", JOIN_LIMIT_S)
+        self.until(lambda: self.is_whole(replicas), "the nodes join", JOIN_LIMIT_S)
 
     def _replicates(self, node: Node, master: str) -> bool:
         """Whether a node has been told whose replica it is; refused until it has heard of that master."""
