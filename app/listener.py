@@ -27,6 +27,7 @@ log = structlog.get_logger()
 Accept = Callable[[Message], Awaitable[object]]
 Tell = Callable[[], Awaitable[None]]
 MAX_IN_ACCEPT = 256
+MAX_IN_ACCEPT_ON_CLUSTER = 4096  # those of a silent node must leave room for the others'
 FINISH_S = 5.0  # at the stop: what has been read is stored and acknowledged within this time, or left unacknowledged
 STORE_DELAYS = Delays(first_s=0.05, most_s=2.0)
 TELL_EVERY_S = 2.0
@@ -83,7 +84,7 @@ class Listener:
         self._room = asyncio.Semaphore(max_in_accept)
         self._lanes: dict[str, list[_Work]] = {}  # one a conversation, by time of sending, then arrival
         self._tasks: set[asyncio.Task[None]] = set()  # one a lane, and one a frame that is dropped
-        self._store_down = False
+        self._unstored: set[str] = set()  # conversations whose frames the store did not take the last time
         self._stopping = False
 
     @property
@@ -175,6 +176,7 @@ class Listener:
                 self._leave()
         finally:
             del self._lanes[conversation]
+            self._unstored.discard(conversation)
 
     async def _store(self, work: _Work) -> None:
         try:
@@ -196,21 +198,25 @@ class Listener:
             try:
                 await self._accept(message)
             except StoreUnavailable as exc:
-                self._note_store(down=True, reason=str(exc))
+                self._note_outage(message.conversation, str(exc))
                 back_off = back_off or BackOff(self._delays, self._uniform)
                 await asyncio.sleep(back_off.next())
             else:
-                self._note_store(down=False)
+                self._note_stored(message.conversation)
                 self.counts.accepted += 1
                 return
 
-    def _note_store(self, *, down: bool, reason: str = "") -> None:
-        """Log an outage once, not once a frame and try."""
-        if down and not self._store_down:
+    def _note_outage(self, conversation: str, reason: str) -> None:
+        """Log an outage once, not once a frame and try; nor each time when a part of the store still answers."""
+        if not self._unstored:
             log.warning("the store does not answer: frames are kept and tried again", reason=reason)
-        elif self._store_down and not down:
-            log.info("the store answers again")
-        self._store_down = down
+        self._unstored.add(conversation)
+
+    def _note_stored(self, conversation: str) -> None:
+        if conversation in self._unstored:
+            self._unstored.remove(conversation)
+            if not self._unstored:
+                log.info("the store answers again")
 
     def _leave(self) -> None:
         self._room.release()
@@ -225,7 +231,12 @@ async def run(
     `tell` is awaited before that, and again every two seconds while there is a connection.
     Raises what breaks the loop or a connection for good: a bug, and the process had better start anew.
     """
-    listener = Listener(accept, dedupe_s=settings.dedupe_s, robot=settings.robot_code)
+    listener = Listener(
+        accept,
+        dedupe_s=settings.dedupe_s,
+        robot=settings.robot_code,
+        max_in_accept=MAX_IN_ACCEPT_ON_CLUSTER if settings.record_is_cluster else MAX_IN_ACCEPT,
+    )
     credentials = Credentials(
         openapi=settings.dingtalk_openapi_endpoint,
         client_id=settings.dingtalk_client_id,

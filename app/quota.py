@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from app import keys
 from app.redis import Store
@@ -37,7 +37,7 @@ class MonthlyCalls:
         try:
             known = int(self._store.client.incr(name))
             self._store.client.expire(name, KEPT_S)
-        except RedisError:
+        except (RedisError, RedisClusterException):
             log.warning("a card call was not counted")
             return
         with self._lock:

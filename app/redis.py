@@ -150,12 +150,12 @@ class Store:
         return bool(self.repeat(lambda: self.client.info("cluster")).get("cluster_enabled"))
 
     def silent(self) -> list[str]:
-        """The servers of the record that do not answer PING, as host:port; `record` for the only one."""
+        """The servers of the record that do not serve, as host:port; `record` for the only one."""
         try:
             self._look()
         except (RedisError, RedisClusterException):
             return ["record"]
-        return [_named(place) for place in self._nodes.places() if not self._pings(place)]
+        return [_named(place) for place in self._nodes.places() if not self._serves(place)]
 
     def server_of(self, key: str) -> "redis.Redis":
         """A client of the one server that has a key. Raises StoreUnavailable."""
@@ -202,11 +202,15 @@ class Store:
                     return
             raise RedisConnectionError("no node of the cluster answers") from failure
 
-    def _pings(self, place: Place | None) -> bool:
+    def _serves(self, place: Place | None) -> bool:
         if self._nodes.failed_within(place, JUST_NOW_S):
             return False
+        client = self._nodes.client(place)
         try:
-            return bool(self._nodes.client(place).ping())
+            if not self._address.is_cluster:
+                return bool(client.ping())
+            state = client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+            return bool(state["cluster_state"] == "ok")
         except RedisError:
             return False
 

@@ -219,6 +219,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def record_is_cluster(self) -> bool:
+        url = self.redis_url.get_secret_value()
+        return bool(url) and read_address(url).is_cluster
+
+    @property
     def model_cache(self) -> Path:
         """Where the converted model of the package is kept."""
         return self.model_cache_dir or self.data_dir / "models"

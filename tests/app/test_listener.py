@@ -11,6 +11,7 @@ from app.channels.dingtalk.connection import Delivery
 from app.channels.dingtalk.messages import Frame, decode
 from app.errors import MalformedFrame, StoreUnavailable
 from app.listener import Listener
+from app.message import Message
 from tests.app.channels.dingtalk.frames import a_callback, a_frame
 from tests.app.channels.dingtalk.streams import QUICK, Store, until
 
@@ -183,3 +184,36 @@ async def test_a_stop_does_not_wait_for_a_store_that_is_gone() -> None:
         await until(lambda: store.tries)
 
     assert socket.sent == []
+
+
+class PartlySilent(Store):
+    """A store of which one node does not answer."""
+
+    def __init__(self, silent: str) -> None:
+        super().__init__()
+        self.silent = silent
+        self.refused = 0
+
+    async def accept(self, message: Message) -> None:
+        if self.silent and self.silent in message.conversation:
+            self.refused += 1
+            raise StoreUnavailable("this node is down")
+        await super().accept(message)
+
+
+async def test_a_part_of_the_store_that_is_silent_stops_nobody_else_and_is_logged_once() -> None:
+    """A node of a cluster is down: the others' frames go on, and each of them says that the store answers."""
+    store, socket = PartlySilent("stuck"), Socket()
+    with capture_logs() as logs:
+        async with Running(store) as listener:
+            for n in range(20):
+                socket.brings(listener, msgId=f"stuck{n}", senderId="$:stuck==")
+                socket.brings(listener, msgId=f"free{n}", senderId=f"$:free{n}==")
+            await until(lambda: len(store.stored) == 20 and store.refused > 3)
+            store.silent = ""
+            await until(lambda: len(store.stored) == 40)
+
+    events = [entry["event"] for entry in logs]
+    assert events.count("the store does not answer: frames are kept and tried again") == 1
+    assert events.count("the store answers again") == 1
+    assert len(socket.sent) == 40
