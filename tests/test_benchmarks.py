@@ -1,6 +1,7 @@
 """The benchmarks run and print what they promise, at tiny sizes; no number is judged here, a machine may be slow."""
 
 import argparse
+import asyncio
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accept, load, overhead
+from benchmarks import accept, failover, load, overhead
 from benchmarks.figures import Figure, Reach, arguments_for, as_json, median, percentile, show, table
+from prove.cluster import valkey_cluster
 from prove.installation import installation
 from prove.verdict import Sent
 from sandbox.client import SandboxClient
 from sandbox.process import running_sandbox
+from tests.valkey import valkey
 
 ANSWER_S = 0.2
 
@@ -93,6 +96,29 @@ def test_accept_measures_every_contender_on_the_same_servers(tmp_path: Path) -> 
     assert all(figure.value > 0 for figure in figures)
 
 
+def test_the_cost_of_waiting_for_a_replica_is_measured_on_one_cluster(tmp_path: Path) -> None:
+    """A ratio says something only if both ways ran on the same servers."""
+    with valkey_cluster(tmp_path, replicas=1) as cluster:
+        cost = failover.cost(cluster, messages=80, rounds=1, writes=1)
+
+    assert names(cost)[:3] == [
+        "accepted without waiting",
+        "accepted when a replica has it",
+        "with / without, median of rounds",
+    ]
+    assert all(figure.value > 0 for figure in cost)
+
+
+def test_what_is_gone_after_a_failover_is_counted(tmp_path: Path) -> None:
+    """A count that cannot see a loss would show none."""
+    message = failover.a_message("gone", 1)
+    run = failover.Load("gone", [(1.0, message), (2.0, failover.a_message("gone", 2))])
+    with valkey(tmp_path) as url:
+        asyncio.run(failover.alone_ms(url, 0, "gone", 2))  # numbers 0 and 1
+
+        assert [one.id for one in failover._missing(url, run)] == ["dingtalk:bench:gone-2"]
+
+
 def test_the_engines_workload_is_the_same_for_all_contenders() -> None:
     """The requests are those that the quoted figures were measured with: 48 of mixed lengths."""
     from benchmarks.engine import ANSWER_TOKENS, PROMPT_TOKENS, Measured, figures, workload
@@ -151,3 +177,4 @@ def test_every_command_line_knows_json() -> None:
     assert overhead.read_arguments(["--json"]).json
     assert load.read_arguments(["--json"]).json
     assert accept.read_arguments(["--json"]).json
+    assert failover.read_arguments(["--json"]).json
