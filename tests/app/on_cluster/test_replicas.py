@@ -62,7 +62,7 @@ def test_what_no_replica_has_was_not_accepted(store: Store, valkey_url: str) -> 
     message = a_message("dingtalk:bot:unreplicated")
     for _ in range(2):
         with (
-            closing(Store(valkey_url, deadline_s=0.5, timeout_s=1.0, replicas=1)) as careful,
+            closing(Store(valkey_url, deadline_s=0.5, timeout_s=0.5, replicas=1)) as careful,
             pytest.raises(StoreUnavailable, match="replicas"),
         ):
             accept(Mailbox(careful, "inbox", Limits()), message)
@@ -74,7 +74,7 @@ def test_what_no_replica_has_was_not_accepted(store: Store, valkey_url: str) -> 
 @pytest.mark.usefixtures("asleep")
 async def test_a_frame_is_stored_when_a_replica_has_it(store: Store, valkey_url: str) -> None:
     message = a_message("dingtalk:bot:frame")
-    careful = AsyncStore(valkey_url, deadline_s=0.5, timeout_s=1.0, replicas=1)
+    careful = AsyncStore(valkey_url, deadline_s=0.5, timeout_s=0.5, replicas=1)
     names, args = acceptance("inbox", message, "text", limits=Limits(), room=100, notices=notices(message))
 
     with pytest.raises(StoreUnavailable, match="replicas"):

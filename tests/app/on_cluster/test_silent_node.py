@@ -17,6 +17,7 @@ from app.message import Message
 from app.redis import AsyncStore, Store
 from app.routing import Dispatcher
 from app.settings import Settings
+from app.status import report
 from app.sweeper import Sweeper
 from app.web import readiness
 from prove.cluster import SLOTS, Cluster, Node
@@ -214,6 +215,18 @@ def test_readiness_and_the_doctor_know_a_silent_node(cluster: Cluster, store: St
     assert ill[0] is None
     assert f"127.0.0.1:{node.port} does not answer" in ill[1][0]
     assert cluster.password not in "".join(ill[1])
+
+
+def test_status_counts_what_waits_on_all_nodes(cluster: Cluster, store: Store, boxes: Boxes) -> None:
+    """Its broker is none here; the record's lines stand before that."""
+    for message in PEOPLE:
+        boxes.inbox.accept(message, "text", notices=notices(message))
+    settings = Settings(redis_url=SecretStr(cluster.url), broker_url=SecretStr("redis://127.0.0.1:1"), _env_file=None)
+
+    lines = report(settings)
+
+    assert lines[0].startswith(f"inbox: {len(PEOPLE)} waiting, 0 in work")
+    assert [line for line in lines if "FAULT" in line and "record" in line] == []
 
 
 def records(settings: Settings) -> list[str]:
