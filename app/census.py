@@ -34,6 +34,20 @@ def count_items(store: Store, box: Box) -> int:
     return sum(int(count or 0) for count in counts)
 
 
+def take_overdue(store: Store, box: Box, at_most: int) -> list[tuple[float, int, str]]:
+    """(due since, shard, conversation) of what is due in all mailboxes of a kind, oldest first a shard. Not repeated.
+
+    Without the shards whose node of a cluster does not answer: the others are swept all the same.
+    Raises StoreUnavailable if nobody answers.
+    """
+    calls = [([keys.due(box, shard)], [at_most]) for shard in range(keys.SHARDS)]
+    return [
+        (float(score) / 1000, shard, name.decode())
+        for shard, flat in enumerate(store.pipelined("overdue", calls))
+        for name, score in zip((flat or ())[::2], (flat or ())[1::2], strict=True)
+    ]
+
+
 def take_census(store: Store, box: Box) -> Census:
     """Count what waits and what is in work, and find the oldest. Raises StoreUnavailable."""
     items = count_items(store, box)

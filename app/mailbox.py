@@ -332,20 +332,6 @@ class Mailbox:
         flat = self._store.run("overdue", [keys.due(self.box, shard)], [at_most])
         return [(float(score) / 1000, name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
 
-    def all_overdue(self, at_most: int) -> list[tuple[float, int, str]]:
-        """(due since, shard, conversation) of what is due in all shards. Not repeated.
-
-        Without the shards whose node of a cluster does not answer: the others are swept all the same.
-        """
-        calls: list[tuple[list[str], list[Arg]]] = [
-            ([keys.due(self.box, shard)], [at_most]) for shard in range(keys.SHARDS)
-        ]
-        return [
-            (float(score) / 1000, shard, name.decode())
-            for shard, flat in enumerate(self._store.pipelined("overdue", calls))
-            for name, score in zip((flat or ())[::2], (flat or ())[1::2], strict=True)
-        ]
-
     def sweep(self, shard: int, conversations: Sequence[str], *, filled: Sequence[str]) -> list[tuple[str, str]]:
         """(queue, conversation) to wake, of conversations that are due. `filled`: queues that are not empty."""
         names = [keys.due(self.box, shard)]

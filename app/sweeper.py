@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from app import keys
+from app.census import take_overdue
 from app.errors import StoreUnavailable
 from app.mailbox import SWEEP_AT_MOST, Mailbox
 from app.queue import ROUTES, Wake
@@ -48,7 +49,7 @@ class Sweeper:
         due = sorted(
             (since, box.box, shard, conversation)
             for box in self._boxes
-            for since, shard, conversation in box.all_overdue(SWEEP_AT_MOST)
+            for since, shard, conversation in take_overdue(self._store, box.box, SWEEP_AT_MOST)
         )[:SWEEP_AT_MOST]
         if not due:
             return 0
