@@ -76,6 +76,7 @@ class Child:
         self.state: State = "starting"
         self.pidfd: int | None = None
         self.started_at = time.monotonic()
+        self.boot_s = 0.0  # from the last start to ready
         self._around = surroundings
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = asyncio.Event()
@@ -195,7 +196,7 @@ class Child:
             await readable(word_fd)
             if not os.read(word_fd, 64):
                 return  # closed without a word: it is ending, or it never says so
-        self._was_ready = True
+        self._was_ready, self.boot_s = True, time.monotonic() - self.started_at
         if not self._stopped.is_set():
             self._set_state("ready")
 

@@ -6,6 +6,7 @@ are settled here and nowhere else.
 """
 
 import enum
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -199,7 +200,7 @@ class Mailbox:
         args: list[Arg] = [
             conversation,
             queue,
-            uuid.uuid4().hex,
+            f"{os.getpid()}:{uuid.uuid4().hex}",  # whoever finds a lost process finds what it held
             _ms(self.limits.lease_s),
             VERSION,
             _ms(self.limits.stale_after_s),

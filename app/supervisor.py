@@ -87,6 +87,7 @@ class Supervisor:
                 "queue": child.spec.queue,
                 "state": child.state,
                 "uptime_s": round(now - child.started_at, 1) if child.pid else 0.0,
+                "boot_s": round(child.boot_s, 2),
             }
             for child in self._children
         ]

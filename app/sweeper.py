@@ -1,5 +1,6 @@
 """Wakes what is due and did not move. One process at a time sweeps; any other takes over when it stops."""
 
+import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ class Sweeper:
         self._wake = wake
         self._filled = filled
         self._interval_s = interval_s
-        self._me = uuid.uuid4().hex
+        self._me = f"{os.getpid()}:{uuid.uuid4().hex}"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._sweep_all, name="sweeper", daemon=True)
 

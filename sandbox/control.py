@@ -73,6 +73,8 @@ class Control:
         act = _MOMENTARY.get(str(body.get("fault"))) if body.get("connection") != "next" else None
         if body.get("fault") == "clear":
             self._world.faults.clear()
+        elif body.get("fault") == "clear_routes":
+            self._world.faults.routes.clear()
         elif body.get("fault") == "expire_tokens":
             self._world.tokens.expire()
         elif body.get("fault") == "expire_webhooks":
