@@ -26,6 +26,7 @@ def prove(
     Exit status 1 if it does not, 3 if the run could not be made.
     """
     from prove.installation import RunFailed
+    from prove.rabbitmq import RabbitFailed
     from prove.report import as_json as json_of
     from prove.report import table
     from prove.run import make_run
@@ -41,7 +42,7 @@ def prove(
     ]
     try:
         reports = [make_run(plan, lambda text: print(text, file=sys.stderr)) for plan in plans]
-    except RunFailed as exc:
+    except (RunFailed, RabbitFailed) as exc:
         print(exc, file=sys.stderr)
         raise SystemExit(RUN_FAILED) from None
     print(json_of(reports) if as_json else table(reports))

@@ -1,13 +1,17 @@
 """The record and the broker of a run: the embedded ones, or servers of its own beside the installation."""
 
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.servers import last_known
+from prove.cluster import Cluster, valkey_cluster
 from prove.installation import RunFailed
 from prove.plan import Plan
+from prove.rabbitmq import RabbitMQ, rabbitmq
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,49 @@ class Servers:
 
 @contextmanager
 def servers_of(plan: Plan, folder: Path) -> Iterator[Servers]:
-    """Start what the plan wants beside the installation. Raises RunFailed."""
+    """Start what the plan wants beside the installation.
+
+    Raises:
+        RunFailed: it did not start.
+        RabbitFailed: RabbitMQ is not installed or did not start; the text names the mend.
+    """
     servers = Servers(folder / "data")
-    with ExitStack():
+    with ExitStack() as stack:
+        if plan.record == "cluster":
+            cluster = stack.enter_context(valkey_cluster(folder / "cluster"))
+            servers.add("redis", cluster.url, of_cluster(cluster, random.Random(plan.seed)))
+        if plan.broker == "rabbitmq":
+            node = stack.enter_context(rabbitmq(folder / "rabbitmq"))
+            servers.add("broker", node.url, of_rabbitmq(node))
         yield servers
+
+
+def of_rabbitmq(node: RabbitMQ) -> Outside:
+    def kill_and_start() -> float:
+        node.kill()
+        return _took(node.start)
+
+    return Outside(lambda: node.pid, kill_and_start)
+
+
+def of_cluster(cluster: Cluster, chance: random.Random) -> Outside:
+    """Any of its nodes."""
+
+    def pid() -> int:
+        found = chance.choice(cluster.masters()).pid
+        if found is None:
+            raise RunFailed("a node of the cluster is gone")
+        return found
+
+    def kill_and_start() -> float:
+        node = chance.choice(cluster.masters())
+        cluster.kill(node)
+        return _took(lambda: cluster.start(node))
+
+    return Outside(pid, kill_and_start)
+
+
+def _took(start: Callable[[], None]) -> float:
+    began = time.monotonic()
+    start()
+    return round(time.monotonic() - began, 2)

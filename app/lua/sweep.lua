@@ -23,7 +23,7 @@ for i = 1, #ARGV - FIRST + 1 do
     redis.call('ZREM', KEYS[1], conversation)
     redis.call('PEXPIRE', state, STATE_REST_MS)
   elseif filled[head.queue] and now < woken + busy and not (held_until and woken <= tonumber(held_until)) then
-    redis.call('ZADD', KEYS[1], woken + busy, conversation)
+    redis.call('ZADD', KEYS[1], math.min(now + idle, woken + busy), conversation) -- the queue may be empty by then
   else -- nobody came, or its holder vanished and it was not woken since
     redis.call('HSET', state, 'woken', now, 'swept', request)
     redis.call('ZADD', KEYS[1], now + idle, conversation)
