@@ -6,9 +6,11 @@ import threading
 from typing import Any
 
 from app.channels.dingtalk.cards import track_id
+from app.message import conversation_id
 from prove.plan import Plan
 from prove.verdict import ANSWERS, Event, Sent
 from sandbox.client import SandboxClient
+from sandbox.messages import person_of
 from workers.delivery import card_of
 
 KINDS = ("pushed", "acked", "created", *ANSWERS)
@@ -40,6 +42,14 @@ class Crowd:
         self._unacked: set[str] = set()
         self._ack_times_s: list[float] = []
         self._lock = threading.Lock()
+
+    @property
+    def conversations(self) -> list[str]:
+        """What the record calls these people's talks."""
+        return [
+            conversation_id("dingtalk", self._robot, f"cid-{person}=", person_of({"sender": person}).id)
+            for person in self._waiting
+        ]
 
     @property
     def done(self) -> bool:

@@ -32,13 +32,13 @@ class Step:
 
 DISTURBANCES: tuple[Step, ...] = (
     Step("freeze", "text"),  # it sleeps past its leases, and wakes up
-    Step("cut", "platform"),  # its sockets are reset
-    Step("drop", "wake-ups"),  # what waits in the queues is gone
+    Step("freeze", "default"),  # the same, with skills that hear no cancel
     Step("unsure", "platform"),  # calls are done, and answered with 504
+    Step("drop", "wake-ups"),  # what waits in the queues is gone
+    Step("cut", "platform"),  # its sockets are reset
     Step("freeze", "sender"),
     Step("cut", "record"),
     Step("slow", "platform"),
-    Step("freeze", "default"),
     Step("cut", "broker"),
     Step("freeze", "listener"),
     Step("freeze", "broker"),

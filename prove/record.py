@@ -1,7 +1,7 @@
 """What the record says while things break: who holds what, and whether it has moved since."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,17 +35,19 @@ class Front:
 
 
 class Record:
-    """Reads the record of an installation; one that does not answer holds nothing and moves nothing."""
+    """Reads what the record says of some conversations; one that does not answer holds nothing and moves nothing."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, conversations: Sequence[str]) -> None:
         self._store = Store(url, deadline_s=0.0, timeout_s=PATIENCE_S)
+        self._conversations = conversations
 
     def fronts(self) -> list[Front]:
         """Every mailbox that is not empty."""
         try:
-            return [front for box in BOXES for shard in range(keys.SHARDS) for front in self._fronts(box, shard)]
+            fronts = [self._front(box, conversation) for box in BOXES for conversation in self._conversations]
         except StoreUnavailable:
             return []
+        return [front for front in fronts if front.id]
 
     def held_by(self, pids: set[int]) -> list[Front]:
         """What these processes have in their hands."""
@@ -73,13 +75,6 @@ class Record:
 
     def close(self) -> None:
         self._store.close()
-
-    def _fronts(self, box: Box, shard: int) -> Iterator[Front]:
-        due: Any = self._store.repeat(lambda: self._store.client.zrange(keys.due(box, shard), 0, -1))
-        for name in due:
-            front = self._front(box, name.decode())
-            if front.id:
-                yield front
 
     def _front(self, box: Box, conversation: str) -> Front:
         client, names = self._store.client, (keys.state(box, conversation), keys.items(box, conversation))

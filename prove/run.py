@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from app.wording import Wording
-from prove.breaking import Breaker, Fault
+from prove.breaking import Breaker, Fault, NobodyAtWork
 from prove.crowd import AGAIN_AFTER_S, Crowd
-from prove.installation import RunFailed, Say, installation
+from prove.installation import Say, installation
 from prove.outside import servers_of
 from prove.plan import LEASE_S, Plan
 from prove.record import Record
@@ -24,14 +24,14 @@ SILENCE_S = 30.0  # nothing new for so long: nothing will come any more
 SETTLE_S = LEASE_S + 2.0  # after the last answer, for those that would come twice
 CALM_SHARE = 6
 LOOK_EVERY_S = 0.2
-TALK_LIMIT_S = 120.0
+TALK_LIMIT_S = 60.0
 
 
 def make_run(plan: Plan, say: Say) -> Report:
     """Make one run.
 
     Raises:
-        RunFailed: it could not be started, a role did not come back, or nobody had work in hand to be killed with.
+        RunFailed: it could not be started, or a role did not come back.
     """
     with tempfile.TemporaryDirectory(prefix="switchyard-prove-") as name:
         folder = Path(name)
@@ -40,15 +40,13 @@ def make_run(plan: Plan, say: Say) -> Report:
             running_sandbox() as sandbox,
             installation(folder, sandbox, {**plan.environment(), **servers.settings}) as house,
             SandboxClient(sandbox.url) as client,
-            closing(Record(servers.record_url)) as record,
         ):
             say(f"{plan.mode}: ready; {plan.people} people say {plan.messages} things, {plan.kills} kills")
             client.fault("redeliver_unacked", after_s=AGAIN_AFTER_S, times=1_000_000)
             crowd = Crowd(plan, client, sandbox.client_id)
-            chance = random.Random(plan.seed)
-            breaker = Breaker(house, servers, record, crowd=crowd, client=client, chance=chance)
-            began = time.monotonic()
-            with _talking(crowd):
+            chance, began = random.Random(plan.seed), time.monotonic()
+            with closing(Record(servers.record_url, crowd.conversations)) as record, _talking(crowd):
+                breaker = Breaker(house, servers, record, crowd=crowd, client=client, chance=chance)
                 faults = _break_things(plan, breaker, crowd, say)
                 client.clear_route_faults()
                 verdict = _wait_for_answers(plan, crowd, say)
@@ -74,9 +72,13 @@ def _break_things(plan: Plan, breaker: Breaker, crowd: Crowd, say: Say) -> list[
     share = plan.messages / max(1, len(steps))
     for number, step in enumerate(steps):
         crowd.limit = plan.messages - round((len(steps) - number - 1) * share / 2)  # the others need somebody at work
-        _await_talk(plan, crowd, number * share)
-        crowd.aim = plan.people if len(crowd.sent) < (number + 1) * share else _calm(plan)
-        fault = breaker.do(step)
+        try:
+            _await_talk(plan, crowd, number * share)
+            crowd.aim = plan.people if len(crowd.sent) < (number + 1) * share else _calm(plan)
+            fault = breaker.do(step)
+        except NobodyAtWork as exc:  # the verdict will say why: too few messages, or something is stuck
+            say(f"{plan.mode}: {number + 1}/{len(steps)} {step}: {exc}; nothing more is broken")
+            break
         done.append(fault)
         slowest = f", moved again within {max(fault.recovery_s):.2f} s" if fault.recovery_s else ""
         held = f" (pid {fault.pid}) with {fault.held} in hand" if fault.pid else ""
@@ -86,14 +88,14 @@ def _break_things(plan: Plan, breaker: Breaker, crowd: Crowd, say: Say) -> list[
 
 
 def _await_talk(plan: Plan, crowd: Crowd, enough: float) -> None:
-    """Wait until so much has been said. Raises RunFailed when the talk stands still."""
+    """Wait until so much has been said. Raises NobodyAtWork when the talk stands still."""
     said, since = -1, time.monotonic()
     while len(crowd.sent) < enough:
         crowd.aim = plan.people
         if len(crowd.sent) != said:
             said, since = len(crowd.sent), time.monotonic()
         if time.monotonic() - since > TALK_LIMIT_S:
-            raise RunFailed(f"nobody could say anything for {TALK_LIMIT_S:.0f} s: {crowd.on_the_way} wait for answers")
+            raise NobodyAtWork(f"nobody said anything for {TALK_LIMIT_S:.0f} s, {crowd.on_the_way} wait for answers")
         time.sleep(LOOK_EVERY_S)
 
 
