@@ -19,6 +19,7 @@ from app.channels.dingtalk.messages import (
     CARD_OK,
     CARD_TOPIC,
     EVENT_OK,
+    FRAME_LIMIT_BYTES,
     ROBOT_OK,
     ROBOT_TOPIC,
     Frame,
@@ -220,6 +221,8 @@ class Connection:
         except MalformedFrame as exc:
             log.warning("frame refused", reason=str(exc), size_bytes=len(raw))
             return
+        if len(raw) > FRAME_LIMIT_BYTES:
+            log.warning("frame too large: its content is left out", delivery=frame.id[:100], size_bytes=len(raw))
         if frame.type == "CALLBACK" and frame.topic == ROBOT_TOPIC:
             self._hand_over(frame)
         elif frame.type == "SYSTEM":
