@@ -40,15 +40,15 @@ class Socket(WebSocketsSansIOProtocol):
 
     def push(self, content: str | bytes) -> bool:
         """Write one frame now, in the order of the calls; False if the socket is closing."""
-        data = self._framed(content)
-        self.transport.write(data)
+        if data := self._framed(content):
+            self.transport.write(data)
         return bool(data)
 
     def tear(self, content: str | bytes) -> None:
         """Write the first half of one frame, then reset the TCP connection."""
-        data = self._framed(content)
-        self.transport.write(data[: len(data) // 2])
-        self.loop.call_later(TEAR_S, lambda: self.drop(reset=True))
+        if data := self._framed(content):
+            self.transport.write(data[: len(data) // 2])
+            self.loop.call_later(TEAR_S, lambda: self.drop(reset=True))
 
     def drop(self, *, reset: bool = False) -> None:
         """Break the TCP connection without a close frame; `reset` it, so that what is on its way is lost too."""

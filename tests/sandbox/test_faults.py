@@ -84,9 +84,8 @@ def test_a_torn_frame_never_ends(app: Probe, sandbox: SandboxClient) -> None:
     torn, whole = app.connect(), app.connect()
 
     sandbox.fault("tear", connection=0)
-    sandbox.send_text("torn", connection=0)
-    sandbox.send_text("behind it", connection=0)
-    sandbox.send_text("whole", connection=1)
+    pushes = [{"text": "torn", "connection": 0}, {"text": "behind it", "connection": 0}]
+    sandbox.send_many([*pushes, {"text": "whole", "connection": 1}])
 
     assert read(next_frame(whole))["text"]["content"] == "whole"
     with pytest.raises(ConnectionClosed) as closed:
