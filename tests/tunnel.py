@@ -56,6 +56,11 @@ class Tunnel:
         self.go_on()
         threading.Thread(target=self._serve, name="tunnel", daemon=True).start()
 
+    @property
+    def connections(self) -> int:
+        """How many were made since the start."""
+        return len(self._lines)
+
     def hold(self, *ways: Way) -> None:
         """Bytes wait, in order, until `go_on`: a network that is slow, or stands still."""
         for way in ways or tuple(self._flows):

@@ -99,6 +99,7 @@ async def test_goodbyes_one_after_another_never_leave_us_without_a_connection(
     sandbox: Sandbox, platform: SandboxClient
 ) -> None:
     """The next goodbye comes as soon as both are up again, and each open takes its time."""
+    assert Delays().short_s < 3  # who lives for a few seconds is replaced without a pause
     store, ids = Store(), []
     async with listening(sandbox, store, count=2, delays=PAUSES_SHOW):
         platform.fault("slow_open", delay_ms=250, times=None)
