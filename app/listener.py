@@ -8,6 +8,7 @@ import random
 import time
 from bisect import insort
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,9 @@ Tell = Callable[[], Awaitable[None]]
 MAX_IN_ACCEPT = 256
 FINISH_S = 5.0  # at the stop: what has been read is stored and acknowledged within this time, or left unacknowledged
 STORE_DELAYS = Delays(first_s=0.05, most_s=2.0)
+LAST_S = 1.0  # and so long for what came while the sockets were closed
 TELL_EVERY_S = 2.0
+APART_S = 120.0  # connections that were opened together are made to differ in age by this
 
 
 @dataclass(slots=True)
@@ -108,6 +111,11 @@ class Listener:
                 self._start(self._drop(delivery))
             else:
                 self._line_up(_Work(delivery, message))
+
+    async def settle(self, within_s: float = FINISH_S) -> None:
+        """Wait until nothing waits, while more may come, or until the time is over."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._arrivals.join(), within_s)
 
     async def finish(self, within_s: float = FINISH_S) -> None:
         """Take nothing new, and store and acknowledge what has been read, within a bound."""
@@ -233,7 +241,10 @@ async def run(
     )
     up = asyncio.Event()
     async with httpx.AsyncClient() as client:
-        streams = [Stream(client, credentials, listener.receive, connected=up.set) for _ in range(settings.connections)]
+        streams = [
+            Stream(client, credentials, listener.receive, connected=up.set, first_life_s=number * APART_S or None)
+            for number in range(settings.connections)
+        ]
         await keep(listener, streams, stop, _once_up(streams, up, ready, tell or _nobody))
 
 
@@ -271,17 +282,25 @@ async def keep(
 ) -> None:
     """Run a listener, its streams and what else never ends until `stop`.
 
-    Then finish what was read, and close every socket with 1000.
+    Then acknowledge what was read, close every socket with 1000, and store what came before the platform heard of it.
     """
-    loops = [asyncio.create_task(loop) for loop in (listener.run(), *(stream.run() for stream in streams), *beside)]
+    storing = asyncio.create_task(listener.run())
+    loops = [asyncio.create_task(loop) for loop in (*(stream.run() for stream in streams), *beside)]
     stopped = asyncio.create_task(stop.wait())
     try:
-        done, _ = await asyncio.wait({stopped, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({stopped, storing, *loops}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:
             task.result()  # loops end by their errors alone
-        await listener.finish()
+        await listener.settle()
+        await _close(streams, loops)
+        await listener.finish(LAST_S)
     finally:
-        for task in (stopped, *loops):
-            task.cancel()
-        await asyncio.gather(stopped, *loops, return_exceptions=True)
-        await asyncio.gather(*(stream.close() for stream in streams))
+        await _close(streams, [stopped, storing, *loops])
+
+
+async def _close(streams: list[Stream], loops: list[asyncio.Task[Any]]) -> None:
+    """End the loops, so that nobody connects again, and then every socket."""
+    for task in loops:
+        task.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    await asyncio.gather(*(stream.close() for stream in streams))

@@ -12,6 +12,7 @@ from app import keys
 from app.errors import StoreUnavailable
 from app.installation import check_record, limits_of
 from app.listener import run
+from app.machine import machine_name
 from app.process import end_with_parent, ready
 from app.queue import Wake, Waker, create_celery
 from app.redis import AsyncStore, Store
@@ -40,17 +41,18 @@ async def _listen(settings: Settings, wake: Wake) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    machine = machine_name(settings.data_dir)
     store = AsyncStore(settings.redis_url.get_secret_value())
     dispatcher = Dispatcher(store, limits_of(settings), wake=wake, say=Wording(settings.locale).say)
     try:
-        await run(settings, dispatcher.dispatch, ready, stop, tell=lambda: tell_connected(store))
+        await run(settings, dispatcher.dispatch, ready, stop, tell=lambda: tell_connected(store, machine))
     finally:
         await store.close()
 
 
-async def tell_connected(store: AsyncStore) -> None:
-    """Write into the record that a listener has a connection to the platform. Raises StoreUnavailable."""
+async def tell_connected(store: AsyncStore, machine: str) -> None:
+    """Write into the record that a machine's listener has a connection to the platform. Raises StoreUnavailable."""
     try:
-        await store.client.set(keys.LISTENING, 1, px=CONNECTED_MS)
+        await store.client.set(keys.listening(machine), 1, px=CONNECTED_MS)
     except RedisError as exc:
         raise StoreUnavailable(type(exc).__name__) from exc

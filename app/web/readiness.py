@@ -1,7 +1,7 @@
 """What is missing before everything on this machine can do its work, asked of those who know.
 
-The supervisor knows its processes, the record and the broker answer for themselves, and a listener with a connection
-to the platform says so in the record. They are asked in threads, all at once.
+The supervisor knows its processes, the record and the broker answer for themselves, and this machine's listener says in
+the record that it has a connection to the platform. They are asked in threads, all at once.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from app import keys
 from app.control import NotRunning, ask
+from app.machine import machine_name
 from app.settings import Settings
 
 FRESH_S: Final = 1.0  # load balancers and tests poll; everybody is asked at most once in this time
@@ -33,7 +34,7 @@ class Readiness:
         record_url, broker_url = settings.redis_url.get_secret_value(), settings.broker_url.get_secret_value()
         self._probes: dict[str, Callable[[], Any]] = {
             "supervisor": lambda: processes(settings.data_dir),
-            "record": lambda: connected(record_url),
+            "record": lambda: connected(record_url, machine_name(settings.data_dir)),
             "broker": lambda: broker_answers(broker_url),
         }
         self._asked: dict[str, asyncio.Task[Any]] = {}
@@ -84,12 +85,12 @@ def processes(data_dir: Path) -> dict[str, Any] | None:
         return None
 
 
-def connected(record_url: str) -> bool | None:
-    """Whether a listener has had a connection to the platform of late; None if the record does not answer."""
+def connected(record_url: str, machine: str) -> bool | None:
+    """Whether a machine's listener has had a connection to the platform of late; None if the record does not answer."""
     try:
         with _client(record_url) as record:
             record.ping()
-            return bool(record.exists(keys.LISTENING))
+            return bool(record.exists(keys.listening(machine)))
     except (redis.RedisError, ValueError):
         return None
 

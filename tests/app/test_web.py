@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import SecretStr
 
 from app import keys
 from app.control import serve
+from app.machine import machine_name
 from app.settings import Settings
 from app.web.server import application
 from tests.valkey import free_port, valkey
@@ -32,7 +34,8 @@ class Machine:
         self.record, self.broker = (
             redis.Redis.from_url(url.get_secret_value()) for url in (settings.redis_url, settings.broker_url)
         )
-        self.record.set(keys.LISTENING, 1)
+        self.name = keys.listening(machine_name(settings.data_dir))
+        self.record.set(self.name, 1)
         transport = httpx.ASGITransport(application(settings))
         self.pages = httpx.AsyncClient(transport=transport, base_url="http://switchyard")
 
@@ -108,13 +111,37 @@ async def test_a_broker_of_another_kind_is_asked_too(urls: dict[str, Any], tmp_p
 
 
 async def test_a_listener_that_is_cut_off_from_the_platform_is_missing(machine: Machine) -> None:
-    machine.record.delete(keys.LISTENING)
+    machine.record.delete(machine.name)
 
     assert await machine.missing() == ["listener: has had no connection to the platform for 10 s"]
 
 
+async def test_another_machine_that_is_connected_does_not_speak_for_this_one(
+    machine: Machine, urls: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two machines share a record; a load balancer asks each of them about itself."""
+    other = Machine(Settings(data_dir=tmp_path / "other", **urls, _env_file=None))
+    machine.record.delete(machine.name)
+
+    async with serve(tmp_path / "other", other.answer), other.pages:
+        assert await other.missing() == []
+        assert await machine.missing() == ["listener: has had no connection to the platform for 10 s"]
+    other.record.close()
+    other.broker.close()
+
+
+def test_all_processes_of_a_machine_agree_on_its_name(tmp_path: Path) -> None:
+    """Those that start together ask at the same time; a restart changes nothing."""
+    with ThreadPoolExecutor(16) as pool:
+        names = list(pool.map(machine_name, [tmp_path / "new"] * 64))
+
+    assert len({*names, machine_name(tmp_path / "new")}) == 1
+    assert machine_name(tmp_path / "other") not in names
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["machine"]
+
+
 async def test_a_machine_without_a_listener_needs_no_connection(machine: Machine) -> None:
-    machine.record.delete(keys.LISTENING)
+    machine.record.delete(machine.name)
     machine.processes = LISTENING[1:]
 
     assert await machine.missing() == []

@@ -91,6 +91,9 @@ CHECKS: Mapping[str, Check] = {
     "due": Prove(HARD, frozenset({"lost"})),
     "renewal": Prove(HARD, frozenset({"lost", "doubled"})),
     "guid": Prove(IN_CARDS, frozenset({"doubled"})),
+    "same-socket": Tests(
+        ["tests/app/channels/dingtalk/test_connection.py::test_a_goodbye_is_answered_by_a_new_socket_first"]
+    ),
 }
 
 
