@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     dedupe_s: Seconds = Field(86_400.0, description="how long message ids are remembered")
     inbox_limit: int = Field(20, ge=1, description="waiting messages of one conversation")
     waiting_limit: int = Field(10_000, ge=1, description="waiting messages of all conversations")
+    record_memory_mb: int = Field(
+        1024, ge=0, le=2**24, description="memory of the embedded record; beyond, messages wait. 0: no limit"
+    )
+    disk_free_mb: int = Field(200, ge=0, le=2**32, description="free disk of the embedded record; below, messages wait")
+    disk_free_percent: float = Field(5.0, ge=0, le=90, description="the same as a share of the disk; the larger counts")
     stale_after_s: Seconds = Field(900.0, description="a message that waited longer gets an apology, not an answer")
     turn_limit_s: Seconds = Field(120.0, description="a turn that takes longer is ended")
     silence_limit_s: Seconds = Field(60.0, description="a turn without a token for so long is ended")
