@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="the folder of the embedded servers and of the supervisor")
     bind: str = Field("127.0.0.1", description="the address on which the web process listens")
-    web_port: int = Field(8080, ge=1, le=65535, description="the port of health and readiness")
+    web_port: int = Field(8080, ge=1, le=65535, description="the port of health, readiness and metrics")
     pools: Annotated[dict[Pool, int], NoDecode] = Field(
         default_factory=lambda: dict.fromkeys(POOLS, 1),
         description="worker processes of each pool, such as `text=2,image=1,default=1,sender=1`",
