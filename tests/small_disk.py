@@ -43,7 +43,7 @@ class SmallDisk:
                     continue
 
     def make_room(self) -> None:
-        (self.folder / BALLAST).unlink()
+        (self.folder / BALLAST).unlink(missing_ok=True)
 
 
 @contextmanager
