@@ -34,6 +34,12 @@ def count_items(store: Store, box: Box) -> int:
     return sum(int(count or 0) for count in counts)
 
 
+def count_dead_letters(store: Store) -> int:
+    """How many dead letters are kept. Raises StoreUnavailable."""
+    counts = store.repeat(lambda: [store.client.zcard(keys.dead(shard)) for shard in range(keys.SHARDS)])
+    return sum(map(int, counts))
+
+
 def take_census(store: Store, box: Box) -> Census:
     """Count what waits and what is in work, and find the oldest. Raises StoreUnavailable."""
     items = count_items(store, box)

@@ -24,6 +24,7 @@ from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
 from app.finding import Finding
+from app.room import shortages
 from app.settings import POOLS, QUEUE_OF_POOL, Pool, Settings
 
 _PATIENCE_S = 5.0
@@ -151,8 +152,10 @@ def _record(settings: Settings) -> Iterator[Finding]:
             record.ping()
             yield Finding("record", "ok", "answers")
             yield _durability(record)
+        yield from _room(settings) or [Finding("room", "ok", "memory, disk and waiting messages: within their limits")]
     except (redis.RedisError, ValueError) as exc:
         yield Finding("record", "fault", f"does not answer ({type(exc).__name__})", mend)
+        yield from _room(settings)
 
 
 def _durability(record: "redis.Redis") -> Finding:
@@ -164,6 +167,12 @@ def _durability(record: "redis.Redis") -> Finding:
         return Finding("durability", "ok", "every write is on disk before its answer")
     mend = "set appendonly yes and appendfsync always on the record"
     return Finding("durability", "warning", "a power cut can lose what was accepted last", mend)
+
+
+def _room(settings: Settings) -> list[Finding]:
+    """What the record is short of; of one that does not answer, whether its disk is full."""
+    found = shortages(settings, patience_s=_PATIENCE_S)
+    return [Finding("room", "fault", shortage.says, shortage.mend) for shortage in found]
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 SwitchyardError
 ├── Transient                 nothing is decided: try again
 │   ├── StoreUnavailable      the record did not answer; it may hold the write all the same
+│   │   └── StoreFull         ... or takes nothing new: no memory or no disk left
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
 │   ├── EngineStopped         the engine died or is closing; the turn is done again
@@ -20,6 +21,8 @@ SwitchyardError
 └── LeaseLost                 an instruction: somebody else has this conversation now; stop, write nothing
 """
 
+from typing import Literal
+
 
 class SwitchyardError(Exception):
     """Base of all errors that this project raises."""
@@ -35,6 +38,14 @@ class Permanent(SwitchyardError):
 
 class StoreUnavailable(Transient):
     """The record did not answer in time. It may hold the write all the same: repeat the same call."""
+
+
+class StoreFull(StoreUnavailable):
+    """The record takes nothing new, for want of memory or disk. What it holds goes on, and makes room."""
+
+    def __init__(self, what: Literal["memory", "disk"], reason: str) -> None:
+        super().__init__(reason)
+        self.what: Literal["memory", "disk"] = what
 
 
 class PlatformBusy(Transient):

@@ -7,8 +7,8 @@ import asyncio
 import random
 import time
 from bisect import insort
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from app.channels.dingtalk.connection import Delivery
 from app.channels.dingtalk.messages import body, parse
 from app.channels.dingtalk.opening import Credentials
 from app.channels.dingtalk.stream import BackOff, Delays, Stream
-from app.errors import MalformedFrame, StoreUnavailable
+from app.errors import MalformedFrame, StoreFull, StoreUnavailable
 from app.message import Message
 from app.settings import Settings
 
@@ -86,7 +86,8 @@ class Listener:
         self._room = asyncio.Semaphore(max_in_accept)
         self._lanes: dict[str, list[_Work]] = {}  # one a conversation, by time of sending, then arrival
         self._tasks: set[asyncio.Task[None]] = set()  # one a lane, and one a frame that is dropped
-        self._store_down = False
+        self._unstored = 0  # frames that were refused and are tried again
+        self._trouble: type[StoreUnavailable] | None = None  # ... and what was logged as the reason
         self._stopping = False
 
     @property
@@ -199,26 +200,46 @@ class Listener:
 
     async def _until_stored(self, message: Message) -> None:
         """Repeat accept until it answers. DingTalk may not redeliver, so an unstored frame is kept here."""
-        back_off: BackOff | None = None
+        try:
+            await self._accept(message)
+        except StoreUnavailable as exc:
+            with self._keeping():
+                self._note(exc)
+                await self._try_again(message)
+        self.counts.accepted += 1
+
+    async def _try_again(self, message: Message) -> None:
+        back_off = BackOff(self._delays, self._uniform)
         while True:
+            await asyncio.sleep(back_off.next())
             try:
                 await self._accept(message)
             except StoreUnavailable as exc:
-                self._note_store(down=True, reason=str(exc))
-                back_off = back_off or BackOff(self._delays, self._uniform)
-                await asyncio.sleep(back_off.next())
+                self._note(exc)
             else:
-                self._note_store(down=False)
-                self.counts.accepted += 1
                 return
 
-    def _note_store(self, *, down: bool, reason: str = "") -> None:
-        """Log an outage once, not once a frame and try."""
-        if down and not self._store_down:
-            log.warning("the store does not answer: frames are kept and tried again", reason=reason)
-        elif self._store_down and not down:
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """A frame is kept while the block runs; the last one that is stored after all ends the outage."""
+        self._unstored += 1
+        try:
+            yield
+        finally:
+            self._unstored -= 1
+        if not self._unstored:
+            self._trouble = None
             log.info("the store answers again")
-        self._store_down = down
+
+    def _note(self, exc: StoreUnavailable) -> None:
+        """Log an outage once, not once a frame and try."""
+        if type(exc) is self._trouble:
+            return
+        self._trouble = type(exc)
+        if isinstance(exc, StoreFull):
+            log.error("the record is full: frames are kept and tried again", reason=str(exc))
+        else:
+            log.warning("the store does not answer: frames are kept and tried again", reason=str(exc))
 
     def _leave(self) -> None:
         self._room.release()

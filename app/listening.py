@@ -6,17 +6,19 @@ import signal
 from contextlib import closing
 
 import uvloop
-from redis.exceptions import RedisError
 
 from app import keys
-from app.errors import StoreUnavailable
+from app.disk import DiskGuard
 from app.installation import check_record, limits_of
 from app.listener import run
 from app.machine import machine_name
+from app.mailbox import Accepted
+from app.message import Message
 from app.process import end_with_parent, ready
 from app.queue import Wake, Waker, create_celery
 from app.redis import AsyncStore, Store
 from app.routing import Dispatcher
+from app.servers import disk_of_record
 from app.settings import Settings
 from app.wording import Wording
 
@@ -44,15 +46,18 @@ async def _listen(settings: Settings, wake: Wake) -> None:
     machine = machine_name(settings.data_dir)
     store = AsyncStore(settings.redis_url.get_secret_value())
     dispatcher = Dispatcher(store, limits_of(settings), wake=wake, say=Wording(settings.locale).say)
+    disk = DiskGuard(disk_of_record(settings))
+
+    async def accept(message: Message) -> Accepted:
+        await disk.require_room()
+        return await dispatcher.dispatch(message)
+
     try:
-        await run(settings, dispatcher.dispatch, ready, stop, tell=lambda: tell_connected(store, machine))
+        await run(settings, accept, ready, stop, tell=lambda: tell_connected(store, machine))
     finally:
         await store.close()
 
 
 async def tell_connected(store: AsyncStore, machine: str) -> None:
     """Write into the record that a machine's listener has a connection to the platform. Raises StoreUnavailable."""
-    try:
-        await store.client.set(keys.listening(machine), 1, px=CONNECTED_MS)
-    except RedisError as exc:
-        raise StoreUnavailable(type(exc).__name__) from exc
+    await store.run("tell", [keys.listening(machine)], [1, CONNECTED_MS])

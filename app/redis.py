@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from app.errors import StoreUnavailable
+from app.errors import StoreFull, StoreUnavailable
 
 _Answer = TypeVar("_Answer")
 Arg = str | bytes | int | float
@@ -85,6 +85,7 @@ class Store:
 
         Raises:
             StoreUnavailable: it did not answer by the deadline; it may have run all the same.
+            StoreFull: it refused, and that at once for want of memory. Only what makes the record grow is refused.
         """
         script = load_script(name)
         return self.repeat(lambda: self._evaluate(script, keys, args))
@@ -97,7 +98,7 @@ class Store:
                 return call()
             except _AGAIN as exc:
                 if time.monotonic() + pause > end:
-                    raise StoreUnavailable(str(exc)) from exc
+                    raise _given_up(exc) from exc
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
@@ -191,7 +192,7 @@ class AsyncStore:
                 return await call()
             except _AGAIN as exc:
                 if time.monotonic() + pause > end:
-                    raise StoreUnavailable(str(exc)) from exc
+                    raise _given_up(exc) from exc
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
@@ -232,6 +233,16 @@ class AsyncStore:
 
 
 def _translated(exc: ResponseError) -> Exception:
-    """A full disk or a full memory is no bug of ours: the record refuses, and may take it later."""
-    refused = str(exc).startswith(("MISCONF", "OOM", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN"))
+    """A full disk or a full memory is no bug of ours: the record refuses, and may take it later.
+
+    A full memory is told at once: nothing that is waited for here makes room.
+    """
+    if isinstance(exc, OutOfMemoryError):
+        return StoreFull("memory", "the record's memory is full")
+    refused = str(exc).startswith(("MISCONF", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN"))
     return RedisConnectionError(str(exc)) if refused else exc
+
+
+def _given_up(exc: RedisError) -> StoreUnavailable:
+    """The server did not answer in time, or it cannot write its disk."""
+    return StoreFull("disk", str(exc)) if str(exc).startswith("MISCONF") else StoreUnavailable(str(exc))

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="the folder of the embedded servers and of the supervisor")
     bind: str = Field("127.0.0.1", description="the address on which the web process listens")
-    web_port: int = Field(8080, ge=1, le=65535, description="the port of health and readiness")
+    web_port: int = Field(8080, ge=1, le=65535, description="the port of health, readiness and metrics")
     pools: Annotated[dict[Pool, int], NoDecode] = Field(
         default_factory=lambda: dict.fromkeys(POOLS, 1),
         description="worker processes of each pool, such as `text=2,image=1,default=1,sender=1`",
@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     dedupe_s: Seconds = Field(86_400.0, description="how long message ids are remembered")
     inbox_limit: int = Field(20, ge=1, description="waiting messages of one conversation")
     waiting_limit: int = Field(10_000, ge=1, description="waiting messages of all conversations")
+    record_memory_mb: int = Field(
+        1024, ge=0, le=2**24, description="memory of the embedded record; beyond, messages wait. 0: no limit"
+    )
+    disk_free_mb: int = Field(200, ge=0, le=2**32, description="free disk of the embedded record; below, messages wait")
+    disk_free_percent: float = Field(5.0, ge=0, le=90, description="the same as a share of the disk; the larger counts")
     stale_after_s: Seconds = Field(900.0, description="a message that waited longer gets an apology, not an answer")
     turn_limit_s: Seconds = Field(120.0, description="a turn that takes longer is ended")
     silence_limit_s: Seconds = Field(60.0, description="a turn without a token for so long is ended")

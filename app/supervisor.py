@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,13 @@ class Supervisor:
             BadSetting: the data folder cannot be made or written.
         """
         _make_folder(self._data_dir)
-        lock = warden.take_lock(self._data_dir, wait_s=LOCK_WAIT_S, say=log.warning)
+        with _writing(self._data_dir):
+            lock = warden.take_lock(self._data_dir, wait_s=LOCK_WAIT_S, say=log.warning)
         alive_fd, our_end = os.pipe()  # our end is closed by our death, and that is what the children read
         try:
             self._listen_to_signals()
-            self._specs = self._make_specs(self._settings)
+            with _writing(self._data_dir):
+                self._specs = self._make_specs(self._settings)
             self._wanted = {spec.role: spec.count for spec in self._specs}
             await self._supervise(lock, alive_fd)
         finally:
@@ -275,13 +277,21 @@ class Supervisor:
 
 
 def _make_folder(data_dir: Path) -> None:
-    try:
+    with _writing(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=data_dir):
             pass
+
+
+@contextlib.contextmanager
+def _writing(data_dir: Path) -> Iterator[None]:
+    """Tell in a sentence that the data folder cannot be written. Raises BadSetting."""
+    try:
+        yield
     except OSError as exc:
         raise BadSetting(
-            f"SWITCHYARD_DATA_DIR: {data_dir} cannot be made or written ({exc.strerror}); name a folder of this user"
+            f"SWITCHYARD_DATA_DIR: {data_dir} cannot be made or written ({exc.strerror}); name a folder of this user, "
+            "with room on its disk"
         ) from exc
 
 

@@ -93,4 +93,5 @@ class Plan:
             "SWITCHYARD_REPLY_MODE": self.mode,
             "SWITCHYARD_CARD_CALLS_PER_S": "500",
             "SWITCHYARD_CARD_INTERVAL_MS": "500",
+            "SWITCHYARD_DISK_FREE_PERCENT": "0",  # a run stores little, on whatever disk is there
         }

@@ -6,7 +6,7 @@ the record that it has a connection to the platform. They are asked in threads, 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from redis.retry import Retry
 from app import keys
 from app.control import NotRunning, ask
 from app.machine import machine_name
+from app.room import Shortage, shortages
 from app.settings import Settings
 
 FRESH_S: Final = 1.0  # load balancers and tests poll; everybody is asked at most once in this time
@@ -36,7 +37,9 @@ class Readiness:
             "supervisor": lambda: processes(settings.data_dir),
             "record": lambda: connected(record_url, machine_name(settings.data_dir)),
             "broker": lambda: broker_answers(broker_url),
+            "room": lambda: shortages(settings, patience_s=_PATIENCE_S),
         }
+        self.full: list[str] = []  # when it was asked last: what people are told to come back for
         self._asked: dict[str, asyncio.Task[Any]] = {}
         self._asked_at = float("-inf")
         self._missing: list[str] = []
@@ -46,7 +49,9 @@ class Readiness:
         """One line for each thing that is missing, within about two seconds; empty when all can do their work."""
         async with self._asking:
             if time.monotonic() - self._asked_at > FRESH_S:
-                self._missing = missing_of(**await self._answers())
+                answers = await self._answers()
+                self._missing = missing_of(**answers)
+                self.full = [one.line() for one in answers["room"] or [] if not one.stops]
                 self._asked_at = time.monotonic()
             return self._missing
 
@@ -62,16 +67,24 @@ class Readiness:
         return {name: task.result() if task in done else None for name, task in self._asked.items()}
 
 
-def missing_of(*, supervisor: dict[str, Any] | None, record: bool | None, broker: bool | None) -> list[str]:
-    """Read the answers, each None if there was none: what `ps` says, and as `connected` and `broker_answers`.
+def missing_of(
+    *,
+    supervisor: dict[str, Any] | None,
+    record: bool | None,
+    broker: bool | None,
+    room: Sequence[Shortage] | None = (),
+) -> list[str]:
+    """Read the answers, each None if there was none: what `ps` says, and as the other three functions.
 
-    A process that drains is not missing: its place is closed.
+    A process that drains is not missing: its place is closed. At the limit of waiting messages nothing is missing:
+    each further one is answered, by a notice.
     """
     lines = ["supervisor: does not answer"] if supervisor is None else _of_processes(supervisor)
     if record is None:
         lines.append("record: does not answer")
     if not broker:
         lines.append("broker: does not answer")
+    lines += [one.line() for one in room or [] if one.stops]
     if record is False and _listens(supervisor):
         lines.append("listener: has had no connection to the platform for 10 s")
     return lines
