@@ -65,11 +65,11 @@ def test_a_skill_that_raises_three_times_is_one_apology_and_one_dead_letter(hous
     assert [after_s for _, _, after_s in house.wakes.later] == [1.0, 2.0]
 
 
-def test_a_message_whose_worker_vanished_three_times_is_not_tried_again(house: House) -> None:
+def test_a_message_whose_worker_vanished_five_times_is_not_tried_again(house: House) -> None:
     ran: list[str] = []
     house.answers_with(a_skill(lambda _, message: ran.append(message.id) or "never"))  # type: ignore[func-returns-value]
     message, follower = house.gets(a_message()), house.gets(a_message(text="next"))
-    for _ in range(3):
+    for _ in range(5):
         house.vanish(message)
 
     house.turn(message)
