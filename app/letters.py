@@ -63,7 +63,7 @@ class Letters:
     """The dead letters of all conversations. Every method raises StoreUnavailable when the record does not answer."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
 
     def all(self) -> list[Kept]:
         """Every dead letter, the newest last."""
@@ -85,13 +85,13 @@ class Letters:
 
     def drop(self, kept: Kept) -> None:
         """Forget a letter. It is no error if it is gone already."""
-        self._store.repeat(lambda: self._store.client.zrem(keys.dead(kept.shard), kept.raw))
+        self.store.repeat(lambda: self.store.client.zrem(keys.dead(kept.shard), kept.raw))
 
-    def put_back(self, kept: Kept, content: Message | Reply, queue: str, *, limit: int = UNLIMITED) -> str:
+    def put_back(self, kept: Kept, content: _Content, queue: str, *, limit: int = UNLIMITED, text: str = "") -> str:
         """Put a letter's content at the end of its mailbox under a new id, and take the letter out, in one step.
 
         The id is that of the letter with `#replay1` behind it, or the next number that nobody has. `limit`: how many
-        may wait in that mailbox. Returns the id.
+        may wait in that mailbox; `text`: what stands in it from now on, if not the same. Returns the id.
 
         Raises:
             NotReplayed: the conversation is full.
@@ -100,7 +100,7 @@ class Letters:
         first, number = _REPLAY.sub("", content.id), replays_of(content.id)
         while True:
             number += 1
-            new = msgspec.structs.replace(content, id=f"{first}#replay{number}")
+            new = msgspec.structs.replace(content, id=f"{first}#replay{number}", text=text or content.text)
             match self._replay(kept, new, queue, limit):
                 case b"DONE":
                     return new.id
@@ -122,11 +122,11 @@ class Letters:
         ]
         args: list[Arg] = [conversation, new.id, queue, encode(new), kept.raw, kept.name]
         args += [round(DEAD_LETTERS_KEPT_S * 1000), limit, VERSION]
-        answer: bytes = self._store.run("replay", names, args)
+        answer: bytes = self.store.run("replay", names, args)
         return answer
 
     def _of_shard(self, shard: int) -> list[Kept]:
-        flat: Any = self._store.repeat(lambda: self._store.client.zrange(keys.dead(shard), 0, -1, withscores=True))
+        flat: Any = self.store.repeat(lambda: self.store.client.zrange(keys.dead(shard), 0, -1, withscores=True))
         return [_kept(raw, shard, score / 1000) for raw, score in flat]
 
 

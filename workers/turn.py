@@ -202,13 +202,18 @@ def close(
         id=held.id,
         conversation=held.conversation,
         address=message.address,
-        text=desk.wording.late(message.text, text) if message.late else text,
+        text=in_words(message, text, desk),
         kind=kind,
         answers=tuple(closes),
         stopped=stopped,
     )
     done = desk.inbox.commit(held, reply=reply, remember=remember, closes=closes, dead_letter=dead_letter)
     return done.send, done.next_queue
+
+
+def in_words(message: Message, text: str, desk: Desk) -> str:
+    """What the person reads: a late answer begins with what it is about."""
+    return desk.wording.late(message.text, text) if message.late else text
 
 
 def bury(held: Lease, desk: Desk, reason: str, exc: BaseException | None = None) -> Sequence[str]:
@@ -314,7 +319,7 @@ class TurnContext:
                 for piece in self._pieces(handle):
                     pieces.append(piece)
                     if typist.due():
-                        typist.show("".join(pieces))
+                        typist.show(in_words(self.message, "".join(pieces), desk))
             finally:
                 handle.cancel()  # whatever went wrong here: the engine must not go on for nobody
         match holding.ending:
