@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from app.control import ask
+from app.dead_letters import commands as dead_letters
 from app.errors import BadSetting, SwitchyardError
 from app.log import setup_logging
 from app.process import end_with_parent
@@ -26,6 +27,7 @@ cli = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A private assistant for a chat."
 )
 run = typer.Typer(no_args_is_help=True)
+cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(run, name="run", hidden=True, help="One process, as the supervisor starts it.")
 
 _POLL_S = 0.1

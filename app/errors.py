@@ -17,6 +17,8 @@ SwitchyardError
 │   ├── RequestRejected       the engine can never run this request
 │   ├── BadPicture            an attachment is not what it says, or larger than we unpack
 │   ├── SkillBroken           a skill raised, or returned what is no result
+│   ├── NoSuchLetter          no dead letter has this name, or several have
+│   ├── NotReplayed           a dead letter stays one: its conversation is full, or it cannot be read
 │   └── AlreadyRunning        another supervisor holds the data folder
 └── LeaseLost                 an instruction: somebody else has this conversation now; stop, write nothing
 """
@@ -102,6 +104,14 @@ class BadPicture(Permanent):
 
 class SkillBroken(Permanent):
     """A skill raised, or returned something that is no result."""
+
+
+class NoSuchLetter(Permanent):
+    """No dead letter has this name, or several have."""
+
+
+class NotReplayed(Permanent):
+    """A dead letter cannot be put back now: it stays where it is."""
 
 
 class AlreadyRunning(Permanent):

@@ -20,12 +20,16 @@ from app.message import VERSION, Address, Message, Reply
 from app.redis import Arg, Store
 from app.wire import decode_address, decode_message, decode_reply, encode
 
+Counts = Literal["", "raised", "vanished", "hung"]  # what an attempt that was given back is counted as
+
 MAX_FORWARDS = 3
 DEAD_LETTERS_KEPT_S = 14 * 86_400
 DEAD_LETTERS_PER_SHARD = 10_000 // keys.SHARDS
 SWEEP_AT_MOST = 500
 GRACE_S = 2.0  # a waiting head is due so long after its last wake-up
 BUSY_GRACE_S = 30.0  # ... if its queue is not empty
+SUSPECT_AFTER = 2  # vanished holders: until then it is the lot of all who were in a killed process
+GIVEN_UP_AFTER = 5  # ... so it was a suspect, alone among suspects, three times
 
 
 class Outcome(enum.Enum):
@@ -55,6 +59,7 @@ class Limits:
     waiting_limit: int = 10_000
     stale_after_s: float = 900.0
     context_s: float = 1800.0
+    suspect_rest_s: float = 2.0  # a suspect whose holder vanished once more; twice as long the next time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +80,13 @@ class Lease:
 
     @property
     def suspect(self) -> bool:
-        """Its holders vanished twice: perhaps because of it. Once is the lot of all who were in a killed process."""
-        return self.vanished > 1
+        """Its holders vanished twice: perhaps because of it."""
+        return self.vanished >= SUSPECT_AFTER
+
+    @property
+    def condemned(self) -> bool:
+        """Its holders vanished too often to try once more."""
+        return self.vanished >= GIVEN_UP_AFTER
 
     def message(self) -> Message:
         return decode_message(self.body)
@@ -205,6 +215,9 @@ class Mailbox:
             VERSION,
             _ms(self.limits.stale_after_s),
             "draft" if self.box == "outbox" else "",
+            SUSPECT_AFTER,
+            GIVEN_UP_AFTER,
+            _ms(self.limits.suspect_rest_s),
         ]
         answer = self._store.run("lease", names, args)
         word = answer[0].decode()
@@ -254,7 +267,7 @@ class Mailbox:
             dead_letter,
             _ms(DEAD_LETTERS_KEPT_S),
             DEAD_LETTERS_PER_SHARD,
-            "close card" if self.box == "outbox" else "",
+            "close card" if self.box == "outbox" and reply is None else "",
             VERSION,
             *(closes or (lease.id,)),
         ]
@@ -278,11 +291,12 @@ class Mailbox:
         lease: Lease | DraftLease,
         *,
         after_s: float = 0.0,
-        counts: Literal["", "raised", "vanished"] = "",
+        counts: Counts = "",
         shown: int = 0,
     ) -> str:
         """Give the head back, due again after `after_s`; the queue to wake now, or ''.
 
+        `counts`: what it is counted as; "hung" is as much as to vanish as a suspect.
         `shown`: the version of the draft that the platform has now.
 
         Raises:
@@ -298,6 +312,7 @@ class Mailbox:
             counts,
             lease.id if shown else "",
             shown,
+            SUSPECT_AFTER,
         ]
         return str(self._settled(self._store.run("release", names, args))[1].decode())
 

@@ -5,7 +5,6 @@ that it refused the one before; with an unknown outcome the same call is made ag
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,14 +14,16 @@ import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
-from app.errors import LeaseLost, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
-from app.mailbox import DraftLease, Lease, Mailbox
+from app.errors import LeaseLost, MalformedFrame, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
+from app.letters import DeadLetter, seal
+from app.mailbox import Counts, DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
 from app.wording import Wording
 from workers.leases import Holding, Leases
 
-ATTEMPTS = 3
+ATTEMPTS = 3  # refused in every way
+SUSPECT_PAUSE_S = 0.5
 MOST_IN_A_ROW = 20
 SEND_LIMIT_S = 120.0
 FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
@@ -63,6 +64,7 @@ class SendDesk:
     reply_expires_s: float = 86_400.0
     unsure: Literal["resend", "skip"] = "resend"
     draining: threading.Event = field(default_factory=threading.Event)
+    suspects: threading.Lock = field(default_factory=threading.Lock)
 
 
 def deliver(conversation: str, *, desk: SendDesk) -> None:
@@ -131,25 +133,43 @@ def open_card(held: Lease | DraftLease, address: Address, text: str, desk: SendD
 
 def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
     """Send one reply and take it out of the outbox, or give it back; the queue that has more to do."""
-    if held.vanished >= ATTEMPTS or held.raised >= ATTEMPTS or held.age_s > desk.reply_expires_s:
-        return bury(held, desk)
+    if held.condemned:
+        return bury(held, desk, "its sender vanished each time")
+    if held.age_s > desk.reply_expires_s:
+        return bury(held, desk, "the platform did not take it for too long")
+    if not held.suspect:
+        return attempt(held, desk)
+    if not desk.suspects.acquire(blocking=False):  # as in a turn: what kills senders soon kills alone
+        return later(held, desk, SUSPECT_PAUSE_S)
+    try:
+        return attempt(held, desk)
+    finally:
+        desk.suspects.release()
+
+
+def attempt(held: Lease, desk: SendDesk) -> str:
+    """Send, or say how the attempt ended."""
     try:
         send(held, desk)
     except PlatformBusy as exc:
         log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
         return later(held, desk, exc.retry_after_s)
     except ReplyGivenUp:
-        return bury(held, desk)
+        return bury(held, desk, "the platform's answer stayed unknown", "OutcomeUnknown")
+    except MalformedFrame:
+        return bury(held, desk, "it cannot be read", "MalformedFrame")
     except OutcomeUnknown:
         log.warning("platform's answer unknown; the same call will be repeated", id=held.id)
         return later(held, desk, min(max(FIRST_BACK_OFF_S, held.age_s), LONGEST_BACK_OFF_S))
     except PlatformRefused as exc:
         log.error("platform refused a reply in every way", id=held.id, code=exc.code)
+        if held.raised + 1 >= ATTEMPTS:
+            return bury(held, desk, "the platform refused it in every way", exc.code)
         return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
     return desk.outbox.commit(held).next_queue
 
 
-def later(held: Lease, desk: SendDesk, after_s: float, *, counts: Literal["", "raised"] = "") -> str:
+def later(held: Lease, desk: SendDesk, after_s: float, *, counts: Counts = "") -> str:
     """Give a reply back until the platform takes it; no thread sleeps for that."""
     queue = desk.outbox.release(held, after_s=after_s, counts=counts)
     desk.wake_later("send", held.conversation, after_s)
@@ -278,11 +298,27 @@ def again_later(held: Lease, calling: Progress, desk: SendDesk) -> PlatformBusy 
     return PlatformBusy("outcome unknown", retry_after_s=UNKNOWN_PAUSES_S[calling.unknown])
 
 
-def bury(held: Lease, desk: SendDesk) -> str:
-    """A reply that cannot be sent becomes a dead letter."""
-    log.error("reply given up", id=held.id, raised=held.raised, vanished=held.vanished)
-    record = json.dumps({"v": 1, "id": held.id, "reason": "the reply could not be sent", "reply": held.body})
-    return desk.outbox.commit(held, dead_letter=record.encode()).next_queue
+def bury(held: Lease, desk: SendDesk, reason: str, error: str = "") -> str:
+    """A reply that cannot be sent becomes a dead letter.
+
+    If it was its senders that vanished, and not the platform that refused, the person gets an apology in its place:
+    the same card is finished with it, by a call with the same key.
+    """
+    log.error("reply given up", id=held.id, reason=reason, raised=held.raised, vanished=held.vanished)
+    record = seal(DeadLetter(id=held.id, reason=reason, error=error, reply=held.body))
+    apology = apology_for(held, desk) if held.condemned else None
+    return desk.outbox.commit(held, reply=apology, dead_letter=record).next_queue
+
+
+def apology_for(held: Lease, desk: SendDesk) -> Reply | None:
+    """What the person is told instead; nothing if that is what could not be told."""
+    try:
+        reply = held.reply()
+    except MalformedFrame:
+        return None
+    if reply.kind == "apology":
+        return None
+    return msgspec.structs.replace(reply, text=desk.wording.say("apology_failed"), kind="apology")
 
 
 def noted(held: Lease, progress: Progress, desk: SendDesk) -> Progress:

@@ -4,8 +4,10 @@ The thread ends the work of a lease that was lost, was told to stop, or has take
 long is not renewed any more.
 """
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +18,17 @@ import structlog
 from app.errors import LeaseLost, StoreUnavailable
 from app.keys import Box
 from app.mailbox import DraftLease, Lease, Mailbox
+from workers.deadman import Deadman
 
 Ending = Literal["lost", "stopped", "hung", "drained"]
 LONGEST_INTERVAL_S = 1.0
+FRAMES_SHOWN = 20
 log = structlog.get_logger()
 
 
 @dataclass(eq=False)
 class Holding:
-    """One lease in hand: how long its work may take, and how to end it."""
+    """One lease in hand: how long its work may take, and how to end it. Made by the thread that does the work."""
 
     lease: Lease | DraftLease
     limit_s: float
@@ -36,6 +40,7 @@ class Holding:
 
     def __post_init__(self) -> None:
         self._heard_at = self.started_at
+        self._thread = threading.get_ident()
 
     def touch(self) -> None:
         """The work gives a sign of life, such as a token."""
@@ -65,13 +70,22 @@ class Holding:
     def overdue(self) -> bool:
         return self.left_s() < 0 or time.monotonic() - self._heard_at > self.silence_limit_s
 
+    def waits_for_engine(self) -> bool:
+        """Whether it is the engine that is slow."""
+        return self.silence_limit_s < float("inf")
+
+    def where(self) -> str:
+        """The lines of code at which the work is, as a traceback shows them."""
+        frame = sys._current_frames().get(self._thread)
+        return "".join(traceback.format_stack(frame, FRAMES_SHOWN)) if frame else ""
+
     def end(self, ending: Ending) -> None:
-        """End the work: cancel what it waits for. The first reason counts."""
+        """End the work: cancel what it waits for. The first reason counts, but one that does not heed a stop hangs."""
         with self._lock:
-            if self.ending is not None:
+            if self.ending is not None and (self.ending, ending) != ("stopped", "hung"):
                 return
             self.ending = ending
-            callbacks = list(self._on_end)
+            callbacks, self._on_end = self._on_end, []
         for callback in callbacks:
             callback()
 
@@ -93,10 +107,12 @@ class Leases:
         *,
         lease_s: float,
         on_hung: Callable[[], None],
+        deadman: Deadman | None = None,
     ) -> None:
         self._boxes = boxes
         self._interval_s = min(lease_s / 3, LONGEST_INTERVAL_S)
         self._on_hung = on_hung
+        self._deadman = deadman
         self._held: set[Holding] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -109,6 +125,8 @@ class Leases:
         holding = Holding(lease, limit_s)
         with self._lock:
             self._held.add(holding)
+            if self._deadman:
+                self._deadman.start()
         try:
             yield holding
         finally:
@@ -153,6 +171,7 @@ class Leases:
 
     def _renew_all(self) -> None:
         while not self._closed.wait(self._interval_s):
+            self._put_off()
             try:
                 self._renew_once()
             except StoreUnavailable:
@@ -161,10 +180,8 @@ class Leases:
     def _renew_once(self) -> None:
         held = self._all()
         for holding in held:
-            if holding.ending is None and holding.overdue():
-                log.error("a turn hangs and is given up", id=holding.lease.id, limit_s=holding.limit_s)
-                holding.end("hung")
-                self._on_hung()
+            if holding.ending in (None, "stopped") and holding.overdue():
+                self._give_up(holding)
         for box, mailbox in self._boxes.items():
             alive = [one for one in held if one.lease.box == box and one.ending not in ("hung", "lost")]
             if not alive:
@@ -174,3 +191,24 @@ class Leases:
                     holding.end("lost")
                 elif stop:
                     holding.end("stopped")
+
+    def _put_off(self) -> None:
+        """Python runs, and so does this thread."""
+        with self._lock:
+            if self._deadman:
+                self._deadman.put_off() if self._held else self._deadman.stop()
+
+    def _give_up(self, holding: Holding) -> None:
+        """It hangs. That the engine is silent is a matter of all its turns; anything else is the message's own."""
+        own, where = holding.lease.box == "inbox" and not holding.waits_for_engine(), holding.where()
+        log.error("a turn hangs and is given up", id=holding.lease.id, limit_s=holding.limit_s, where=where)
+        holding.end("hung")
+        self._on_hung()
+        if not own:
+            return  # it expires, as if its process had died
+        mailbox = self._boxes[holding.lease.box]
+        try:
+            mailbox.mark(holding.lease, where)
+            mailbox.release(holding.lease, counts="hung")
+        except (LeaseLost, StoreUnavailable) as exc:
+            log.warning("a turn that hangs could not be counted", id=holding.lease.id, reason=type(exc).__name__)

@@ -23,6 +23,7 @@ from app.redis import Store
 from app.settings import Pool, Settings
 from app.sweeper import Sweeper
 from app.wording import Wording
+from workers.deadman import Deadman
 from workers.leases import Leases
 
 HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
@@ -62,7 +63,10 @@ class PoolProcess:
         self.boxes = mailboxes(self.store, limits)
         own_connection = Store(url, deadline_s=limits.lease_s / 2, timeout_s=max(0.5, limits.lease_s / 2))
         self.leases = Leases(
-            mailboxes(own_connection, limits), lease_s=limits.lease_s, on_hung=lambda: self.replace("a turn hangs")
+            mailboxes(own_connection, limits),
+            lease_s=limits.lease_s,
+            on_hung=lambda: self.replace("a turn hangs"),
+            deadman=Deadman(limits.lease_s),
         )
         self.waker = Waker(self.celery)
         self._open_desk(self)

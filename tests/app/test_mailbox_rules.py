@@ -24,7 +24,7 @@ from app import keys
 from app.drafts import Drafts
 from app.errors import LeaseLost
 from app.keys import Box
-from app.mailbox import DraftLease, Elsewhere, Lease, Limits, Mailbox, Remember
+from app.mailbox import DraftLease, Elsewhere, Idle, Lease, Limits, Mailbox, Remember
 from app.message import Message
 from app.redis import Store
 from tests.app.mailbox_model import BOXES, End, Item, Model, Place
@@ -33,7 +33,7 @@ from tests.app.proxy import Proxy, proxied
 from tests.samples import a_message, a_reply, an_address, notices
 
 LIMIT, ROOM = 2, 4
-LIMITS = Limits(lease_s=LEASE_S, inbox_limit=LIMIT, waiting_limit=ROOM)
+LIMITS = Limits(lease_s=LEASE_S, inbox_limit=LIMIT, waiting_limit=ROOM, suspect_rest_s=PAUSE_S)
 QUEUE_OF = {"outbox": "send", "control": "control"}
 
 Arrival = tuple[Box, Message, str]
@@ -238,7 +238,11 @@ class Rules(RuleBasedStateMachine):
 
     @precondition(some_lease)
     @rule(
-        number=numbers, pause=yes_or_no, counts=st.sampled_from(("", "raised", "vanished")), shows=yes_or_no, cut=cuts
+        number=numbers,
+        pause=yes_or_no,
+        counts=st.sampled_from(("", "raised", "vanished", "hung")),
+        shows=yes_or_no,
+        cut=cuts,
     )
     def it_is_given_back(self, number: int, pause: bool, counts: Any, shows: bool, cut: bool) -> None:
         held = self.any_holder(number)
@@ -341,7 +345,7 @@ class Rules(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever happened: with wake-ups of the sweeper alone, every mailbox becomes empty."""
-        for _ in range(3 + sum(len(place.items) for place in self.model.places.values())):
+        for _ in range(4 + sum(len(place.items) for place in self.model.places.values())):
             for place in PLACES:
                 self.view.expire(*place)
                 self.view.end_pauses(*place)
@@ -353,6 +357,8 @@ class Rules(RuleBasedStateMachine):
         due = [name for _, name in self.boxes[box].overdue(shard, 10)]
         for queue, name in self.boxes[box].sweep(shard, due, filled=[]):
             held = self.boxes[box].lease(name, queue)
+            if held is Idle.BUSY and self.view.see(box, name).due == "pause":
+                continue  # it vanished as a suspect
             assert isinstance(held, Lease)
             self.boxes[box].commit(held)
 

@@ -95,7 +95,20 @@ def test_work_over_its_limit_is_ended_and_reported_once(house: House) -> None:
     message = house.gets(a_message())
 
     with house.leases.holding(house.take(message), limit_s=0.1) as holding:
-        eventually(lambda: house.boxes.inbox.overdue(keys.shard_of(message.conversation), 1))
+        eventually(lambda: house.head(message)["vanished"])
+
+    assert (holding.ending, house.hung) == ("hung", 1)
+
+
+def test_work_that_does_not_heed_a_stop_hangs_all_the_same(house: House) -> None:
+    """It would be renewed for ever, and its person would wait for ever."""
+    message = house.gets(a_message())
+
+    with house.leases.holding(house.take(message), limit_s=60.0) as holding:
+        house.stop(a_message(text="/stop"))
+        eventually(lambda: holding.ending == "stopped")
+        holding.allow(0.1)
+        eventually(lambda: house.head(message)["vanished"])
 
     assert (holding.ending, house.hung) == ("hung", 1)
 

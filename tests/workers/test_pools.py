@@ -198,7 +198,7 @@ def test_a_worker_that_is_told_to_leave_finishes_or_hands_back(
 
 
 SLEEPY = """
-import pathlib, time
+import ctypes, pathlib, time
 
 class Blocks:
     '''Hangs until the process ends.'''
@@ -210,6 +210,13 @@ class Blocks:
         while True:
             time.sleep(0.05)
     def post_process(self, result): return result
+
+class Seizes(Blocks):
+    '''Holds the interpreter in a C library: no thread of this process runs any more.'''
+    commands = ["seize"]
+    def execute(self, message):
+        pathlib.Path(message.text.split()[1]).touch()
+        ctypes.PyDLL(None).sleep(3600)
 
 class Waits(Blocks):
     '''Answers when a file is there.'''
@@ -250,8 +257,9 @@ def test_a_hung_turn_costs_the_process_and_no_neighbour(
     assert status == 75, worker.log
     assert house.texts(neighbour) == ["done"]
     assert house.texts(hung) == []
-    house.expire(hung)
-    assert house.take(hung, "default").vanished == 1
+    held = house.take(hung, "default")
+    assert (held.vanished, held.suspect) == (3, True)
+    assert "time.sleep(0.05)" in held.note
 
 
 def test_a_process_whose_only_turn_hangs_leaves_at_once(
@@ -266,6 +274,23 @@ def test_a_process_whose_only_turn_hangs_leaves_at_once(
     status = worker.status(LEAVE_S)
 
     assert status == 75, worker.log
+
+
+def test_a_process_whose_interpreter_is_held_ends_and_says_where(
+    start: Callable[..., Worker], wake: Callable[..., Message], house: House, sleepy: dict[str, str], tmp_path: Path
+) -> None:
+    """It cannot leave by itself, nor renew; and nobody would start the next one while it is there."""
+    seized, waiting, go = (tmp_path / name for name in ("seized", "waiting", "go"))
+    worker = start("default", **{**sleepy, "SWITCHYARD_LEASE_S": "0.5"}).until_ready()
+    neighbour = wake(a_message(text=f"/wait {waiting} {go}", sender="neighbour"), "default")
+    eventually(waiting.exists)
+    wake(a_message(text=f"/seize {seized}", sender="seizing"), "default")
+
+    status = worker.status(LEAVE_S)
+
+    assert status == 1, worker.log
+    assert "in execute" in worker.log
+    assert house.take(neighbour, "default").vanished == 1
 
 
 def test_a_skill_that_does_not_listen_is_handed_back_and_left_behind(
