@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from app.control import ask
+from app.crashpoints import give_orders_once
 from app.errors import BadSetting, SwitchyardError
 from app.log import setup_logging
 from app.process import end_with_parent
@@ -55,6 +56,7 @@ def up() -> None:
     def specs(settings: Settings) -> Sequence[Spec]:
         """Called when the data folder is ours: the web process of a supervisor before us is gone by then."""
         _require_port(settings.bind, settings.web_port)
+        give_orders_once(settings.data_dir, settings.die_between)
         return roles(settings)
 
     _warn_of_unknown_variables()

@@ -18,6 +18,7 @@ from app.channels.dingtalk.connection import Delivery
 from app.channels.dingtalk.messages import body, parse
 from app.channels.dingtalk.opening import Credentials
 from app.channels.dingtalk.stream import BackOff, Delays, Stream
+from app.crashpoints import crashpoint
 from app.errors import MalformedFrame, StoreUnavailable
 from app.message import Message
 from app.settings import Settings
@@ -187,6 +188,7 @@ class Listener:
             log.exception("frame not stored", message_id=work.message.id)
             work.delivery.release()
             return
+        crashpoint("accept/ack")
         await work.delivery.ack()
 
     async def _until_stored(self, message: Message) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
+from app.crashpoints import crashpoint
 from app.errors import LeaseLost, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
 from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Address, Reply
@@ -127,6 +128,7 @@ def open_card(held: Lease | DraftLease, address: Address, text: str, desk: SendD
     except (PlatformBusy, PlatformRefused):  # proved: there is none
         desk.outbox.mark(held, note, card="gone")
         raise
+    crashpoint("create/update")
 
 
 def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
@@ -146,6 +148,7 @@ def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
     except PlatformRefused as exc:
         log.error("platform refused a reply in every way", id=held.id, code=exc.code)
         return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
+    crashpoint("call/mark")
     return desk.outbox.commit(held).next_queue
 
 
@@ -202,6 +205,7 @@ def finish(held: Lease, reply: Reply, desk: SendDesk, *, is_open: bool) -> None:
     """
     card, key = card_of(held.id), key_of(f"{held.id}:final")
     if is_open:
+        crashpoint("update/finish")
         try:
             desk.outlet.finish_card(card, reply.text, key=key)
         except PlatformRefused as exc:
