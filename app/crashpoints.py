@@ -19,6 +19,7 @@ Point = Literal[
     "lease/execute",
     "execute/commit",
     "commit/wake",
+    "check/call",
     "call/mark",
     "create/update",
     "update/finish",

@@ -322,6 +322,14 @@ class Mailbox:
         ]
         return [(bool(until), bool(stop)) for until, stop in self._store.pipelined("renew", calls)]
 
+    def check(self, lease: Lease | DraftLease) -> float:
+        """For how many seconds a lease still holds, asked right before what cannot be undone. Raises LeaseLost."""
+        args: list[Arg] = [lease.conversation, lease.token, _ms(self.limits.lease_s)]
+        left_ms = int(self._store.run("check", self._place(lease.conversation)[1:], args))
+        if not left_ms:
+            raise LeaseLost(f"the lease in the {self.box} is lost")
+        return left_ms / 1000
+
     def overdue(self, shard: int, at_most: int) -> list[tuple[float, str]]:
         """(due since, conversation) of what is due in a shard, oldest first; seconds since the epoch."""
         flat = self._store.run("overdue", [keys.due(self.box, shard)], [at_most])

@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -21,7 +21,8 @@ from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
 from app.wording import Wording
-from workers.leases import Holding, Leases
+from workers.fence import LeaseFence
+from workers.leases import Leases
 
 ATTEMPTS = 3
 MOST_IN_A_ROW = 20
@@ -79,8 +80,9 @@ def deliver(conversation: str, *, desk: SendDesk) -> None:
         if not isinstance(held, Lease | DraftLease):
             return
         with desk.leases.holding(held, limit_s=SEND_LIMIT_S) as holding:
+            fenced = replace(desk, outlet=desk.outlet.under(LeaseFence(holding, desk.outbox)))
             try:
-                more = show(held, desk) if isinstance(held, DraftLease) else settle(held, holding, desk)
+                more = show(held, fenced) if isinstance(held, DraftLease) else settle(held, fenced)
             except LeaseLost:
                 log.info("lease of an outbox lost", id=held.id)
                 return
@@ -131,7 +133,7 @@ def open_card(held: Lease | DraftLease, address: Address, text: str, desk: SendD
     crashpoint("create/update")
 
 
-def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
+def settle(held: Lease, desk: SendDesk) -> str:
     """Send one reply and take it out of the outbox, or give it back; the queue that has more to do."""
     if held.vanished >= ATTEMPTS or held.raised >= ATTEMPTS or held.age_s > desk.reply_expires_s:
         return bury(held, desk)
