@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from app.control import ask
+from app.crashpoints import give_orders_once
 from app.dead_letters import commands as dead_letters
 from app.errors import BadSetting, SwitchyardError
 from app.log import setup_logging
@@ -57,6 +58,7 @@ def up() -> None:
     def specs(settings: Settings) -> Sequence[Spec]:
         """Called when the data folder is ours: the web process of a supervisor before us is gone by then."""
         _require_port(settings.bind, settings.web_port)
+        give_orders_once(settings.data_dir, settings.die_between)
         return roles(settings)
 
     _warn_of_unknown_variables()

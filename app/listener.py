@@ -19,6 +19,7 @@ from app.channels.dingtalk.connection import Delivery
 from app.channels.dingtalk.messages import body, parse
 from app.channels.dingtalk.opening import Credentials
 from app.channels.dingtalk.stream import BackOff, Delays, Stream
+from app.crashpoints import crashpoint
 from app.errors import MalformedFrame, StoreFull, StoreUnavailable
 from app.message import Message
 from app.settings import Settings
@@ -196,6 +197,7 @@ class Listener:
             log.exception("frame not stored", message_id=work.message.id)
             work.delivery.release()
             return
+        crashpoint("accept/ack")
         await work.delivery.ack()
 
     async def _until_stored(self, message: Message) -> None:

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import uvloop
 
-from app import keys
+from app import crashpoints, keys
 from app.disk import DiskGuard
 from app.installation import check_record, limits_of
 from app.listener import run
@@ -27,6 +27,8 @@ CONNECTED_MS = 10_000  # so long after the last word the listener counts as cut 
 
 def main(settings: Settings) -> None:
     """Listen until SIGTERM, and wake the workers. Raises BadSetting if the record is not ours to read."""
+    if settings.test_installation:
+        crashpoints.obey_orders(settings.data_dir)
     with closing(Waker(create_celery("switchyard.listener", settings.broker_url.get_secret_value()))) as waker:
         listen(settings, wake=waker.wake)
 

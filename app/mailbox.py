@@ -330,25 +330,31 @@ class Mailbox:
     def renew(self, leases: Sequence[Lease | DraftLease]) -> list[tuple[bool, bool]]:
         """Lengthen leases in one round trip; for each: (still held, shall stop). Not repeated."""
         calls: list[tuple[list[str], list[Arg]]] = [
-            (
-                [keys.state(held.box, held.conversation), keys.due(held.box, keys.shard_of(held.conversation))],
-                [held.conversation, held.token, _ms(self.limits.lease_s)],
-            )
+            (self._place(held.conversation)[1:], [held.conversation, held.token, _ms(self.limits.lease_s)])
             for held in leases
         ]
         return [(bool(until), bool(stop)) for until, stop in self._store.pipelined("renew", calls)]
+
+    def check(self, lease: Lease | DraftLease) -> float:
+        """For how many seconds a lease still holds, asked right before what cannot be undone. Raises LeaseLost."""
+        args: list[Arg] = [lease.conversation, lease.token, _ms(self.limits.lease_s)]
+        left_ms = int(self._store.run("check", self._place(lease.conversation)[1:], args))
+        if not left_ms:
+            raise LeaseLost(f"the lease in the {self.box} is lost")
+        return left_ms / 1000
 
     def overdue(self, shard: int, at_most: int) -> list[tuple[float, str]]:
         """(due since, conversation) of what is due in a shard, oldest first; seconds since the epoch."""
         flat = self._store.run("overdue", [keys.due(self.box, shard)], [at_most])
         return [(float(score) / 1000, name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
 
-    def sweep(self, shard: int, conversations: Sequence[str], *, filled: Sequence[str]) -> list[tuple[str, str]]:
-        """(queue, conversation) to wake, of conversations that are due. `filled`: queues that are not empty."""
-        names = [keys.due(self.box, shard)]
-        for conversation in conversations:
-            names += [keys.items(self.box, conversation), keys.state(self.box, conversation)]
-        args: list[Arg] = [_ms(GRACE_S), _ms(BUSY_GRACE_S), " ".join(filled), uuid.uuid4().hex, *conversations]
+    def sweep(
+        self, shard: int, conversations: Sequence[str], *, filled: Sequence[str], look_again_s: float = BUSY_GRACE_S
+    ) -> list[tuple[str, str]]:
+        """(queue, conversation) to wake, of those that are due. `filled`: queues that are not empty yet."""
+        names = [keys.due(self.box, shard), *(name for one in conversations for name in self._place(one)[:2])]
+        graces = (_ms(GRACE_S), _ms(BUSY_GRACE_S), _ms(look_again_s))
+        args: list[Arg] = [*graces, " ".join(filled), uuid.uuid4().hex, *conversations]
         flat = [part.decode() for part in self._store.run("sweep", names, args)]
         return list(zip(flat[::2], flat[1::2], strict=True))
 

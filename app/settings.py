@@ -12,9 +12,10 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.crashpoints import Order, read_orders
 from app.errors import BadSetting
 
 Pool = Literal["text", "image", "default", "sender"]
@@ -27,6 +28,7 @@ YEAR_S: Final = 365 * 86_400
 Seconds = Annotated[float, Field(gt=0, le=YEAR_S)]
 _RECORD_SCHEMES = ("redis", "rediss", "unix")
 _BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
+_LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
 # What would be right, by the type of a pydantic error; the braces are filled from its context.
 _SENTENCES: Final = {
     "greater_than": "must be more than {gt}",
@@ -40,6 +42,7 @@ _SENTENCES: Final = {
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
+    "bool_parsing": "must be 1 or 0",
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
     "value_error": "{error}",
@@ -159,6 +162,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["pretty", "json"] = Field("pretty", description="how it is logged")
 
+    # For tests of the promises, and no operator's: without a description they stand in no table.
+    test_installation: bool = False  # its processes die where app/crashpoints.py is told to
+    die_between: Annotated[tuple[Order, ...], NoDecode] = ()
+
     @field_validator("pools", mode="before")
     @classmethod
     def _read_pools(cls, value: object) -> object:
@@ -212,6 +219,26 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no folder {value}")
         return value
 
+    @field_validator("test_installation")
+    @classmethod
+    def _is_for_tests(cls, value: bool, info: ValidationInfo) -> bool:
+        ends = [info.data.get(f"dingtalk_{name}_endpoint", "") for name in ("openapi", "oapi")]
+        if value and not all(urlsplit(end).hostname in _LOOPBACK for end in ends):
+            raise ValueError("is for a platform on this machine alone: both DINGTALK endpoints must name 127.0.0.1")
+        return value
+
+    @field_validator("die_between", mode="before")
+    @classmethod
+    def _read_die_between(cls, value: object) -> object:
+        return read_orders(value) if isinstance(value, str) else value
+
+    @field_validator("die_between")
+    @classmethod
+    def _dies_in_tests_alone(cls, value: tuple[Order, ...], info: ValidationInfo) -> tuple[Order, ...]:
+        if value and not info.data.get("test_installation"):
+            raise ValueError("is for test installations alone: leave it out")
+        return value
+
     @property
     def model_cache(self) -> Path:
         """Where the converted model of the package is kept."""
@@ -248,7 +275,8 @@ def unknown_variables() -> list[str]:
 
 def closest_variable(name: str) -> str:
     """The setting that a misspelt name probably means; empty if none is near."""
-    return next(iter(difflib.get_close_matches(name.upper(), _variables(), n=1, cutoff=0.75)), "")
+    offered = [_variable(field) for field, known in Settings.model_fields.items() if known.description is not None]
+    return next(iter(difflib.get_close_matches(name.upper(), offered, n=1, cutoff=0.75)), "")
 
 
 def _variables() -> list[str]:
@@ -292,6 +320,8 @@ def settings_table() -> str:
     """The settings as a Markdown table, for the README."""
     rows = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
+        if field.description is None:
+            continue
         default = field.get_default(call_default_factory=True)
         if isinstance(default, SecretStr):
             default = default.get_secret_value()

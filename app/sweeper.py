@@ -9,7 +9,7 @@ import structlog
 
 from app import keys
 from app.errors import StoreUnavailable
-from app.mailbox import SWEEP_AT_MOST, Mailbox
+from app.mailbox import BUSY_GRACE_S, GRACE_S, SWEEP_AT_MOST, Mailbox
 from app.queue import ROUTES, Wake
 from app.redis import Store
 
@@ -55,12 +55,15 @@ class Sweeper:
         if not due:
             return 0
         filled = self._filled()
+        look_again_s = GRACE_S if len(due) < SWEEP_AT_MOST else BUSY_GRACE_S  # a long backlog fills no sweep twice
         woken = 0
         for box in self._boxes:
             queues = [name for name, route in ROUTES.items() if route.queue in filled]
             for shard in range(keys.SHARDS):
                 names = [name for _, kind, number, name in due if (kind, number) == (box.box, shard)]
-                for queue, conversation in box.sweep(shard, names, filled=queues) if names else ():
+                if not names:
+                    continue
+                for queue, conversation in box.sweep(shard, names, filled=queues, look_again_s=look_again_s):
                     self._wake(queue, conversation)
                     woken += 1
         return woken

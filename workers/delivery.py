@@ -7,20 +7,22 @@ that it refused the one before; with an unknown outcome the same call is made ag
 import hashlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
+from app.crashpoints import crashpoint
 from app.errors import LeaseLost, MalformedFrame, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
 from app.letters import DeadLetter, seal
 from app.mailbox import Counts, DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
 from app.wording import Wording
-from workers.leases import Holding, Leases
+from workers.fence import LeaseFence
+from workers.leases import Leases
 
 ATTEMPTS = 3  # refused in every way
 SUSPECT_PAUSE_S = 0.5
@@ -80,8 +82,9 @@ def deliver(conversation: str, *, desk: SendDesk) -> None:
         if not isinstance(held, Lease | DraftLease):
             return
         with desk.leases.holding(held, limit_s=SEND_LIMIT_S) as holding:
+            fenced = replace(desk, outlet=desk.outlet.under(LeaseFence(holding, desk.outbox)))
             try:
-                more = show(held, desk) if isinstance(held, DraftLease) else settle(held, holding, desk)
+                more = show(held, fenced) if isinstance(held, DraftLease) else settle(held, fenced)
             except LeaseLost:
                 log.info("lease of an outbox lost", id=held.id)
                 return
@@ -129,9 +132,10 @@ def open_card(held: Lease | DraftLease, address: Address, text: str, desk: SendD
     except (PlatformBusy, PlatformRefused):  # proved: there is none
         desk.outbox.mark(held, note, card="gone")
         raise
+    crashpoint("create/update")
 
 
-def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
+def settle(held: Lease, desk: SendDesk) -> str:
     """Send one reply and take it out of the outbox, or give it back; the queue that has more to do."""
     if held.condemned:
         return bury(held, desk, "its sender vanished each time")
@@ -166,6 +170,7 @@ def attempt(held: Lease, desk: SendDesk) -> str:
         if held.raised + 1 >= ATTEMPTS:
             return bury(held, desk, "the platform refused it in every way", exc.code)
         return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
+    crashpoint("call/mark")
     return desk.outbox.commit(held).next_queue
 
 
@@ -222,6 +227,7 @@ def finish(held: Lease, reply: Reply, desk: SendDesk, *, is_open: bool) -> None:
     """
     card, key = card_of(held.id), key_of(f"{held.id}:final")
     if is_open:
+        crashpoint("update/finish")
         try:
             desk.outlet.finish_card(card, reply.text, key=key)
         except PlatformRefused as exc:

@@ -33,6 +33,7 @@ class Holding:
     lease: Lease | DraftLease
     limit_s: float
     silence_limit_s: float = float("inf")
+    surely_until: float = float("-inf")  # nobody else has it before this time, by time.monotonic()
     started_at: float = field(default_factory=time.monotonic)
     ending: Ending | None = None
     _on_end: list[Callable[[], None]] = field(default_factory=list)
@@ -79,6 +80,10 @@ class Holding:
         frame = sys._current_frames().get(self._thread)
         return "".join(traceback.format_stack(frame, FRAMES_SHOWN)) if frame else ""
 
+    def sure(self, until: float) -> None:
+        """The record said that the lease holds until then."""
+        self.surely_until = max(self.surely_until, until)
+
     def end(self, ending: Ending) -> None:
         """End the work: cancel what it waits for. The first reason counts, but one that does not heed a stop hangs."""
         with self._lock:
@@ -110,6 +115,7 @@ class Leases:
         deadman: Deadman | None = None,
     ) -> None:
         self._boxes = boxes
+        self._lease_s = lease_s
         self._interval_s = min(lease_s / 3, LONGEST_INTERVAL_S)
         self._on_hung = on_hung
         self._deadman = deadman
@@ -186,10 +192,13 @@ class Leases:
             alive = [one for one in held if one.lease.box == box and one.ending not in ("hung", "lost")]
             if not alive:
                 continue
+            asked_at = time.monotonic()
             for holding, (kept, stop) in zip(alive, mailbox.renew([one.lease for one in alive]), strict=True):
                 if not kept:
                     holding.end("lost")
-                elif stop:
+                    continue
+                holding.sure(asked_at + self._lease_s)
+                if stop:
                     holding.end("stopped")
 
     def _put_off(self) -> None:

@@ -15,6 +15,7 @@ import structlog
 from celery import signals
 from kombu.asynchronous.hub import Hub, get_event_loop
 
+from app import crashpoints
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
 from app.process import REPLACE_ME, end_with_parent, ready
@@ -57,6 +58,8 @@ class PoolProcess:
         """Connect to the record, start renewing and sweeping, and open the desk."""
         settings = self.settings
         url, limits = settings.redis_url.get_secret_value(), limits_of(settings)
+        if settings.test_installation:
+            crashpoints.obey_orders(settings.data_dir)
         self.wording = Wording(settings.locale)
         self.store = Store(url)
         check_record(self.store)

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from app.context import extended, recall
+from app.crashpoints import crashpoint
 from app.errors import (
     BadPicture,
     Drained,
@@ -89,6 +90,7 @@ def run_turn(conversation: str, queue: str, *, desk: Desk) -> None:
         except LeaseLost:
             log.info("lease lost; the work is thrown away", id=held.id)
             return
+    crashpoint("commit/wake")
     for name in filter(None, wakes):
         desk.wake(name, conversation)
 
@@ -162,6 +164,7 @@ def answer(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[st
     if skill.time_limit_s is not None:
         holding.allow(skill.time_limit_s)
     turn = TurnContext(message=message, lease=held, holding=holding, desk=desk)
+    crashpoint("lease/execute")
     try:
         result = desk.skills.run(skill, message, turn)
     except (BadPicture, PlatformRefused) as exc:
@@ -169,6 +172,7 @@ def answer(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[st
         result = Answer(text=desk.wording.say("bad_picture"), remember=False)
     if isinstance(result, Forward):
         return hand_on(held, desk, msgspec.structs.replace(message, kind="text", text=result.text), result.queue)
+    crashpoint("execute/commit")
     return finish(turn, held, skill, result)
 
 

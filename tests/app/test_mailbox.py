@@ -346,8 +346,7 @@ def test_what_did_not_move_is_swept_once_per_grace(store: Store) -> None:
     assert inbox.overdue(shard, 10) == []
 
 
-def test_a_waiting_head_behind_a_long_queue_is_left_alone_until_the_queue_is_empty(store: Store) -> None:
-    """Its wake-up stands in that queue, most likely; when the queue is empty it was lost."""
+def test_a_waiting_head_behind_a_long_queue_is_left_alone(store: Store) -> None:
     inbox = Mailbox(store, "inbox", Limits())
     message = a_message()
     shard = keys.shard_of(message.conversation)
@@ -357,8 +356,7 @@ def test_a_waiting_head_behind_a_long_queue_is_left_alone_until_the_queue_is_emp
     assert inbox.sweep(shard, [message.conversation], filled=["text"]) == []
     look_again = store.client.zscore(keys.due("inbox", shard), message.conversation)
     assert look_again is not None
-    assert (time.time() + 1) * 1000 < look_again < (time.time() + 5) * 1000
-    assert inbox.sweep(shard, [message.conversation], filled=[]) == [("text", message.conversation)]
+    assert look_again > (time.time() + 20) * 1000
 
 
 def test_a_full_memory_refuses_new_messages_and_drains_old_ones(store: Store) -> None:

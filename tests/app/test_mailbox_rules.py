@@ -274,6 +274,14 @@ class Rules(RuleBasedStateMachine):
         assert twice == [[self.model.renew(held.box, held.conversation, held.token)]] * 2
 
     @precondition(some_lease)
+    @rule(number=numbers, cut=cuts)
+    def it_is_checked(self, number: int, cut: bool) -> None:
+        held = self.any_holder(number)
+        answer = self.call(cut, lambda: self.boxes[held.box].check(held) > 0)
+
+        assert (answer != "LOST") == self.model.renew(held.box, held.conversation, held.token)[0]
+
+    @precondition(some_lease)
     @rule(number=numbers, text=st.sampled_from(("a", "ab")), cut=cuts)
     def it_types(self, number: int, text: str, cut: bool) -> None:
         held = self.a_holder(number)
