@@ -138,6 +138,10 @@ class Child:
             self._signal(signal.SIGTERM)
             asyncio.get_running_loop().call_later(grace_s, self._kill_if_still, pid)
 
+    def tell(self, what: signal.Signals) -> None:
+        """Send a signal that ends nothing."""
+        self._signal(what)
+
     def rss_mb(self) -> float:
         """Memory of the process, in megabytes; 0 between two lives."""
         try:

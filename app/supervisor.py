@@ -22,6 +22,7 @@ import structlog
 from app import control, warden
 from app.child import Child, Spec, Surroundings, open_log, readable
 from app.errors import BadSetting
+from app.process import EVERYTHING_STOPS, SERVERS_ALONE_S
 from app.rolling import roles_to_restart, roll
 from app.settings import POOLS, Settings
 
@@ -31,7 +32,7 @@ _ANSWERING: frozenset[str] = frozenset(POOLS) - {"sender"}
 _SCALABLE: frozenset[str] = frozenset(POOLS)
 # Of the drain time: the listener's own part, and what is left over when the others and the servers must be gone.
 _LISTENER_SHARE, _LISTENER_LONGEST_S = 0.075, 1.5
-_AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S = 2.2, 1.2, 0.4
+_AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S = 2.2, SERVERS_ALONE_S, 0.4
 _LAST_SENDS_S = 0.3  # what the last turns committed goes out
 _WEIGH_S = 2.0
 _WARDEN_PAUSE_S, _WARDEN_END_S = 0.2, 0.5
@@ -233,7 +234,8 @@ class Supervisor:
     async def _drain(self) -> None:
         """The listener first, so that nothing new comes in; the servers last, so that all can write to the end.
 
-        The senders stop when the turns have: their answers go out now and not after the next start.
+        The senders stop when the turns have: their answers go out now and not after the next start. They hear of the
+        end at once all the same, so that they begin nothing that they could not finish.
         """
         log.info("stopping", within_s=self._settings.drain_s)
         end = time.monotonic() + self._settings.drain_s
@@ -247,6 +249,9 @@ class Supervisor:
                 child.drain(kill_at - time.monotonic())
             await self._until(lambda: not any(map(of_this, self._children)), within_s=wait_until - time.monotonic())
 
+        for child in self._children:
+            if child.spec.role == "sender":
+                child.tell(EVERYTHING_STOPS)
         await stop(_is_listener, kill_at=others_end, wait_until=listener_end)
         await stop(_is_answering, kill_at=workers_end, wait_until=workers_end)
         await asyncio.sleep(_LAST_SENDS_S)

@@ -15,12 +15,13 @@ import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
-from app.errors import LeaseLost, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
+from app.errors import Drained, LeaseLost, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
 from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
 from app.wording import Wording
 from workers.leases import Holding, Leases
+from workers.leaving import Leaving
 
 ATTEMPTS = 3
 MOST_IN_A_ROW = 20
@@ -63,6 +64,8 @@ class SendDesk:
     reply_expires_s: float = 86_400.0
     unsure: Literal["resend", "skip"] = "resend"
     draining: threading.Event = field(default_factory=threading.Event)
+    leaving: Leaving = field(default_factory=Leaving)
+    call_s: float = 0.0  # how long a call to the platform may take
 
 
 def deliver(conversation: str, *, desk: SendDesk) -> None:
@@ -138,6 +141,10 @@ def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
     except PlatformBusy as exc:
         log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
         return later(held, desk, exc.retry_after_s)
+    except Drained:  # what was sent is marked, so another sender goes on behind it
+        log.info("reply left to another sender", id=held.id)
+        desk.outbox.release(held)
+        return "send" if desk.draining.is_set() else ""  # while this one still fetches it would only come back
     except ReplyGivenUp:
         return bury(held, desk)
     except OutcomeUnknown:
@@ -161,6 +168,7 @@ def send(held: Lease, desk: SendDesk) -> None:
 
     Raises:
         PlatformBusy, OutcomeUnknown: try again later, from where the lease's note says.
+        Drained: the next call might not end before this process does; the same.
         PlatformRefused: every way was refused.
     """
     reply, progress = held.reply(), read_progress(held.note)
@@ -251,6 +259,7 @@ def by_message(held: Lease, address: Address, texts: list[str], progress: Progre
     following = here(progress, part=progress.part + 1, calling=False, unknown=0)
     if progress.calling and desk.unsure == "skip":
         return noted(held, following, desk)
+    desk.leaving.check(desk.call_s)  # who dies in mid-call makes somebody else send it again
     calling = noted(held, here(progress, calling=True), desk)
     call = desk.outlet.by_webhook if progress.way == "webhook" else desk.outlet.proactively
     try:

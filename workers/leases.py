@@ -98,6 +98,7 @@ class Leases:
         self._interval_s = min(lease_s / 3, LONGEST_INTERVAL_S)
         self._on_hung = on_hung
         self._held: set[Holding] = set()
+        self._ending: Ending | None = None  # of all that is held from now on
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._renew_all, name="leases", daemon=True)
@@ -109,6 +110,9 @@ class Leases:
         holding = Holding(lease, limit_s)
         with self._lock:
             self._held.add(holding)
+            ending = self._ending
+        if ending is not None:
+            holding.end(ending)
         try:
             yield holding
         finally:
@@ -124,6 +128,9 @@ class Leases:
         return sum(holding.ending != "hung" for holding in self._all())
 
     def end_all(self, ending: Ending) -> None:
+        """End the work of all that is held, and of what is held from now on."""
+        with self._lock:
+            self._ending = ending
         for holding in self._all():
             holding.end(ending)
 

@@ -196,6 +196,17 @@ def test_what_does_not_end_is_given_back_uncounted_unless_it_hangs_or_sends(hous
     house.boxes.outbox.commit(reply)
 
 
+def test_what_begins_after_all_were_told_to_end_ends_at_once(house: House) -> None:
+    """Its lease took its time: nobody looks again, and the process is about to leave."""
+    message = house.gets(a_message())
+    house.leases.end_all("drained")
+
+    house.turn(message)
+
+    assert house.texts(message) == []
+    assert (house.take(message).vanished, house.wakes.take()[-1]) == (0, "text")
+
+
 def test_nothing_is_renewed_after_the_close(house: House) -> None:
     message = house.gets(a_message())
     house.leases.close()
