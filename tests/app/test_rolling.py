@@ -1,5 +1,6 @@
 """A rolling restart: one process at a time, in the order in which an upgrade needs it. Servers real, workers toys."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ import pytest
 from app.control import RESTART_DONE, RESTART_UNDER_WAY, ask
 from app.errors import BadSetting
 from app.roles import roles
-from app.rolling import ORDER, roles_to_restart
+from app.rolling import ORDER, roles_to_restart, roll
 from app.settings import Settings
+from tests.app.channels.dingtalk.streams import until
 from tests.app.supervised import Supervised, eventually, switchyard
+from tests.app.test_child import a_child
 
 Start = Callable[..., Supervised]
 
@@ -67,7 +70,7 @@ def test_every_process_but_the_servers_is_replaced_and_one_at_a_time(start: Star
 
 def test_readers_go_before_those_who_write_for_them() -> None:
     """A reply of a new version never waits for an old sender, nor a message for an old worker."""
-    known = [spec.role for spec in roles(Settings(redis_url="redis://x", broker_url="redis://x"))]  # type: ignore[arg-type]
+    known = [spec.role for spec in roles(Settings(redis_url="redis://x", broker_url="redis://x"))]
 
     order = roles_to_restart([], known)
 
@@ -155,3 +158,45 @@ def test_a_process_that_somebody_else_ended_takes_part(start: Start) -> None:
 
     eventually(lambda: how_far(running) == RESTART_DONE, within_s=60.0)
     assert len(running.ready("text")) == 1
+
+
+async def impatient(condition: Callable[..., bool], *, within_s: float | None) -> None:
+    """As the supervisor waits, but not for minutes."""
+    deadline = asyncio.get_running_loop().time() + (20.0 if within_s is None else 1.0)
+    while not condition() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+
+
+async def test_a_release_that_does_not_come_up_costs_one_process_at_most(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    async with (
+        a_child(tmp_path, f"gate={gate}", complain_again_s=600) as first,
+        a_child(tmp_path, complain_again_s=600) as second,
+    ):
+        await until(lambda: first.state == second.state == "ready")
+        kept = second.pid
+        gate.unlink()
+
+        ended = await roll(
+            [first, second], until=impatient, beside=lambda _: second, is_there=lambda _: True, drain_s=5.0
+        )
+
+        assert ended.startswith("stopped at text-1")
+        assert (second.pid, second.state) == (kept, "ready")
+
+
+async def test_a_listener_that_does_not_come_up_costs_none(tmp_path: Path) -> None:
+    """The old one goes on: it leaves when the next one is there, and not before."""
+    async with (
+        a_child(tmp_path, complain_again_s=600, overlaps=True) as old,
+        a_child(tmp_path, f"gate={tmp_path / 'never'}", complain_again_s=600) as fresh,
+    ):
+        await until(lambda: old.state == "ready")
+        kept = old.pid
+
+        ended = await roll([old], until=impatient, beside=lambda _: fresh, is_there=lambda _: True, drain_s=5.0)
+
+        assert ended.startswith("stopped at")
+        assert (old.pid, old.state) == (kept, "ready")
+        assert fresh.leaves
