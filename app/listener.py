@@ -110,16 +110,13 @@ class Listener:
                 self._line_up(_Work(delivery, message))
 
     async def finish(self, within_s: float = FINISH_S) -> None:
-        """Store and acknowledge what has been read, within a bound, and what still comes meanwhile; then take nothing.
-
-        The platform may not deliver again what is left unacknowledged, so that is as little as can be.
-        """
+        """Take nothing new, and store and acknowledge what has been read, within a bound."""
+        self._stopping = True
         try:
             async with asyncio.timeout(within_s):
                 await self._arrivals.join()
         except TimeoutError:
             log.warning("stopped before everything was stored", waiting=self.waiting)
-        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
