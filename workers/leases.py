@@ -137,7 +137,8 @@ class Leases:
     def give_back(self) -> list[tuple[str, str]]:
         """Release, uncounted, what did not end when it was told to; (queue, conversation) to wake.
 
-        Not what hangs, which may be the message's own fault, and not a reply, whose call may be under way.
+        Not what hangs, which may be the message's own fault, and not a reply, whose call may be under way. When the
+        record does not answer the rest is left to expire: each would wait for it as long as the first.
         """
         woken: list[tuple[str, str]] = []
         for holding in self._all():
@@ -146,8 +147,11 @@ class Leases:
                 continue
             try:
                 woken.append((self._boxes[lease.box].release(lease), lease.conversation))
-            except (LeaseLost, StoreUnavailable) as exc:
-                log.warning("a turn could not be handed back", id=lease.id, reason=type(exc).__name__)
+            except LeaseLost:
+                log.info("a turn that was to be handed back is somebody else's", id=lease.id)
+            except StoreUnavailable:
+                log.warning("turns could not be handed back: the record does not answer", id=lease.id)
+                break
         return [one for one in woken if one[0]]
 
     def close(self) -> None:

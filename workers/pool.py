@@ -57,6 +57,7 @@ class PoolProcess:
         self.draining = threading.Event()
         self.leaving = Leaving()
         self._finishes = finishes
+        self._told = False  # to leave, by SIGTERM
         self._status = 0  # with which the process leaves
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
         self._pool = pool
@@ -120,6 +121,9 @@ class PoolProcess:
         self.leaving.within(self.settings.drain_s - SERVERS_ALONE_S)
 
     def _on_shutting_down(self, **_: Any) -> None:
+        if self._told:
+            return  # as when an operator and the supervisor say it both
+        self._told = True
         self.draining.set()
         self.leaving.within(self.settings.drain_s)
         grace = grace_s(self.settings.drain_s)
