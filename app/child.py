@@ -37,6 +37,7 @@ class Spec:
     queue: str | None = None
     server: EmbeddedServer | None = None  # it is ready when it answers PING, not by a word of its own
     early: bool = False  # is started before the servers answer
+    overlaps: bool = False  # at a restart the next process is ready before this one goes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,11 @@ class Child:
         """The process that runs here now; None between two."""
         return self._process.pid if self._process else None
 
+    @property
+    def leaves(self) -> bool:
+        """Whether the place is closed: what runs here is the last."""
+        return self._stopped.is_set()
+
     async def run(self) -> None:
         """Keep a process running here until `drain`; return when the last one has ended."""
         backoff = Backoff()
@@ -132,6 +138,10 @@ class Child:
             pid = self.pid
             self._signal(signal.SIGTERM)
             asyncio.get_running_loop().call_later(grace_s, self._kill_if_still, pid)
+
+    def tell(self, what: signal.Signals) -> None:
+        """Send a signal that ends nothing."""
+        self._signal(what)
 
     def rss_mb(self) -> float:
         """Memory of the process, in megabytes; 0 between two lives."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.control import ask
+from app.control import RESTART_DONE, RESTART_UNDER_WAY, ask
 from app.crashpoints import give_orders_once
 from app.dead_letters import commands as dead_letters
 from app.errors import BadSetting, SwitchyardError
@@ -91,6 +91,22 @@ def scale(
     while wait and not _has(ask(data_dir, {"do": "ps"})["processes"], wanted):
         if time.monotonic() > deadline:
             _say_and_exit(f"not done after {_WAIT_LIMIT_S:.0f} s: see `switchyard ps` and the logs", status=1)
+        time.sleep(_POLL_S)
+
+
+@cli.command()
+def restart(
+    roles: Annotated[
+        list[str] | None, typer.Argument(help="Such as text sender; without: all but the servers.", metavar="[ROLE...]")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it has begun.")] = False,
+) -> None:
+    """Replace processes one after another, each ready before the next one goes: what an upgrade needs."""
+    data_dir = load_settings().data_dir
+    ask(data_dir, {"do": "restart", "roles": roles or []})
+    while wait and (how_far := ask(data_dir, {"do": "ps"})["restart"]) != RESTART_DONE:
+        if how_far != RESTART_UNDER_WAY:
+            _say_and_exit(f"restart {how_far}", status=1)
         time.sleep(_POLL_S)
 
 

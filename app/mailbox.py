@@ -190,8 +190,10 @@ class Mailbox:
     Every method raises StoreUnavailable when the record does not answer in time; every one may be repeated.
     """
 
-    def __init__(self, store: Store, box: Box, limits: Limits) -> None:
+    def __init__(self, store: Store, box: Box, limits: Limits, *, reads: int = VERSION) -> None:
+        """`reads`: the newest version of items that this program reads; newer ones are left for a newer worker."""
         self.box = box
+        self._reads = reads
         self.limits = limits
         self._store = store
 
@@ -212,7 +214,7 @@ class Mailbox:
             queue,
             f"{os.getpid()}:{uuid.uuid4().hex}",  # whoever finds a lost process finds what it held
             _ms(self.limits.lease_s),
-            VERSION,
+            self._reads,
             _ms(self.limits.stale_after_s),
             "draft" if self.box == "outbox" else "",
             SUSPECT_AFTER,

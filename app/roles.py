@@ -17,7 +17,7 @@ def roles(settings: Settings) -> tuple[Spec, ...]:
     return (
         *(_server(server) for server in embedded_servers(settings)),
         Spec(role="web", command=lambda _: [python, "-m", "app.cli", "run", "web"], early=True),
-        Spec(role="listener", command=lambda _: [python, "-m", "app.cli", "run", "listener"]),
+        Spec(role="listener", command=lambda _: [python, "-m", "app.cli", "run", "listener"], overlaps=True),
         *(_pool(pool, settings) for pool in POOLS),
     )
 

@@ -15,7 +15,16 @@ import structlog
 
 from app.channels.outlet import Outlet
 from app.crashpoints import crashpoint
-from app.errors import LeaseLost, MalformedFrame, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
+from app.errors import (
+    Drained,
+    LeaseLost,
+    MalformedFrame,
+    NoCard,
+    OutcomeUnknown,
+    PlatformBusy,
+    PlatformRefused,
+    ReplyGivenUp,
+)
 from app.letters import DeadLetter, seal
 from app.mailbox import Counts, DraftLease, Lease, Mailbox
 from app.message import Address, Reply
@@ -23,6 +32,7 @@ from app.queue import Wake, WakeLater
 from app.wording import Wording
 from workers.fence import LeaseFence
 from workers.leases import Leases
+from workers.leaving import Leaving
 
 ATTEMPTS = 3  # refused in every way
 SUSPECT_PAUSE_S = 0.5
@@ -67,6 +77,8 @@ class SendDesk:
     unsure: Literal["resend", "skip"] = "resend"
     draining: threading.Event = field(default_factory=threading.Event)
     suspects: threading.Lock = field(default_factory=threading.Lock)
+    leaving: Leaving = field(default_factory=Leaving)
+    call_s: float = 0.0  # how long a call to the platform may take
 
 
 def deliver(conversation: str, *, desk: SendDesk) -> None:
@@ -158,6 +170,10 @@ def attempt(held: Lease, desk: SendDesk) -> str:
     except PlatformBusy as exc:
         log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
         return later(held, desk, exc.retry_after_s)
+    except Drained:  # what was sent is marked, so another sender goes on behind it
+        log.info("reply left to another sender", id=held.id)
+        desk.outbox.release(held)
+        return "send" if desk.draining.is_set() else ""  # while this one still fetches it would only come back
     except ReplyGivenUp:
         return bury(held, desk, "the platform's answer stayed unknown", "OutcomeUnknown")
     except MalformedFrame:
@@ -186,6 +202,7 @@ def send(held: Lease, desk: SendDesk) -> None:
 
     Raises:
         PlatformBusy, OutcomeUnknown: try again later, from where the lease's note says.
+        Drained: the next call might not end before this process does; the same.
         PlatformRefused: every way was refused.
     """
     reply, progress = held.reply(), read_progress(held.note)
@@ -277,6 +294,7 @@ def by_message(held: Lease, address: Address, texts: list[str], progress: Progre
     following = here(progress, part=progress.part + 1, calling=False, unknown=0)
     if progress.calling and desk.unsure == "skip":
         return noted(held, following, desk)
+    desk.leaving.check(desk.call_s)  # who dies in mid-call makes somebody else send it again
     calling = noted(held, here(progress, calling=True), desk)
     call = desk.outlet.by_webhook if progress.way == "webhook" else desk.outlet.proactively
     try:

@@ -120,6 +120,7 @@ class Leases:
         self._on_hung = on_hung
         self._deadman = deadman
         self._held: set[Holding] = set()
+        self._ending: Ending | None = None  # of all that is held from now on
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._renew_all, name="leases", daemon=True)
@@ -133,6 +134,9 @@ class Leases:
             self._held.add(holding)
             if self._deadman:
                 self._deadman.start()
+            ending = self._ending
+        if ending is not None:
+            holding.end(ending)
         try:
             yield holding
         finally:
@@ -148,13 +152,17 @@ class Leases:
         return sum(holding.ending != "hung" for holding in self._all())
 
     def end_all(self, ending: Ending) -> None:
+        """End the work of all that is held, and of what is held from now on."""
+        with self._lock:
+            self._ending = ending
         for holding in self._all():
             holding.end(ending)
 
     def give_back(self) -> list[tuple[str, str]]:
         """Release, uncounted, what did not end when it was told to; (queue, conversation) to wake.
 
-        Not what hangs, which may be the message's own fault, and not a reply, whose call may be under way.
+        Not what hangs, which may be the message's own fault, and not a reply, whose call may be under way. When the
+        record does not answer the rest is left to expire: each would wait for it as long as the first.
         """
         woken: list[tuple[str, str]] = []
         for holding in self._all():
@@ -163,8 +171,11 @@ class Leases:
                 continue
             try:
                 woken.append((self._boxes[lease.box].release(lease), lease.conversation))
-            except (LeaseLost, StoreUnavailable) as exc:
-                log.warning("a turn could not be handed back", id=lease.id, reason=type(exc).__name__)
+            except LeaseLost:
+                log.info("a turn that was to be handed back is somebody else's", id=lease.id)
+            except StoreUnavailable:
+                log.warning("turns could not be handed back: the record does not answer", id=lease.id)
+                break
         return [one for one in woken if one[0]]
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """One pool's process around its tasks: the desk it works at, the sweeper, and a clean end.
 
 Celery calls in by signals. A process ends in one of three ways: it is told to (SIGTERM: running turns get their time
-and are handed back), its supervisor is gone (at once), or it is worn out (a hung turn, a dead engine: status 75).
+and are handed back, running deliveries are finished), its supervisor is gone (at once), or it is worn out (a hung turn,
+a dead engine: status 75).
 """
 
 import os
@@ -18,7 +19,7 @@ from kombu.asynchronous.hub import Hub, get_event_loop
 from app import crashpoints
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
-from app.process import REPLACE_ME, end_with_parent, ready
+from app.process import EVERYTHING_STOPS, REPLACE_ME, SERVERS_ALONE_S, end_with_parent, ready
 from app.queue import Waker, create_celery, queue_lengths
 from app.redis import Store
 from app.settings import Pool, Settings
@@ -26,11 +27,14 @@ from app.sweeper import Sweeper
 from app.wording import Wording
 from workers.deadman import Deadman
 from workers.leases import Leases
+from workers.leaving import Leaving
 
 HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
 LEAST_GRACE_SHARE = 0.25  # ... but running turns have at least this part of a short drain
 HEED_S = 1.0  # from when a turn is told to end to when it is handed back
+EXIT_S = 0.3  # from when the last delivery must have ended to when the process is killed
 ORPHAN_HAND_BACK_S = 1.0
+ORPHAN_KILLED_S = 3.0  # by the warden
 POLL_S = 0.05
 THREAD_IS_FREE_S = 0.01  # from the signal that a task has ended to when Celery has taken it off its books
 log = structlog.get_logger()
@@ -44,10 +48,18 @@ def grace_s(drain_s: float) -> float:
 class PoolProcess:
     """What every worker process has, whatever its pool does."""
 
-    def __init__(self, pool: Pool, settings: Settings, open_desk: Callable[["PoolProcess"], None]) -> None:
-        """`open_desk` is called once before the first task, when store, leases and waker are there."""
+    def __init__(
+        self, pool: Pool, settings: Settings, open_desk: Callable[["PoolProcess"], None], *, finishes: bool = False
+    ) -> None:
+        """`open_desk` is called once before the first task, when store, leases and waker are there.
+
+        `finishes`: what runs at SIGTERM is waited for to the end of the drain, since it may be done and not marked yet.
+        """
         self.settings = settings
         self.draining = threading.Event()
+        self.leaving = Leaving()
+        self._finishes = finishes
+        self._told = False  # to leave, by SIGTERM
         self._status = 0  # with which the process leaves
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
         self._pool = pool
@@ -102,6 +114,7 @@ class PoolProcess:
 
     def _on_init(self, **_: Any) -> None:
         end_with_parent(self._on_orphaned)
+        signal.signal(EVERYTHING_STOPS, self._on_everything_stops)
         try:
             self.open()
         except Exception:  # Celery would log it and start all the same
@@ -111,8 +124,15 @@ class PoolProcess:
     def _on_ready(self, **_: Any) -> None:
         ready()
 
+    def _on_everything_stops(self, *_: Any) -> None:
+        self.leaving.within(self.settings.drain_s - SERVERS_ALONE_S)
+
     def _on_shutting_down(self, **_: Any) -> None:
+        if self._told:
+            return  # as when an operator and the supervisor say it both
+        self._told = True
         self.draining.set()
+        self.leaving.within(self.settings.drain_s)
         grace = grace_s(self.settings.drain_s)
         threading.Thread(target=self._hand_back_in_time, args=(grace,), daemon=True).start()
 
@@ -124,24 +144,34 @@ class PoolProcess:
 
     def _on_orphaned(self) -> None:
         self.draining.set()
+        self.leaving.within(ORPHAN_KILLED_S)
         os.kill(os.getpid(), signal.SIGTERM)
         self._hand_back(ORPHAN_HAND_BACK_S)
-        os._exit(1)
+        self._leave(1)
+
+    def _hand_back_in_time(self, within_s: float) -> None:
+        """Celery ends the process when nothing runs; but it waits for ever for a skill that does not listen.
+
+        Also for one that began when nobody looked any more: its lease took its time.
+        """
+        end = time.monotonic() + within_s
+        while True:
+            self._hand_back(max(HEED_S, end - time.monotonic()))
+            if self.leases.count():
+                self._leave(self._status)
 
     def _hand_back(self, within_s: float) -> None:
         """Let running work finish for so long, then give the rest back."""
-        self._until_idle(within_s)
+        self._until_idle(max(0.0, self.leaving.left_s() - EXIT_S) if self._finishes else within_s)
         self.leases.end_all("drained")
-        self._until_idle(HEED_S)
+        if not self._finishes:
+            self._until_idle(HEED_S)
         for queue, conversation in self.leases.give_back():
             self.waker.wake(queue, conversation)
-        self.waker.close()
 
-    def _hand_back_in_time(self, within_s: float) -> None:
-        """Then Celery ends the process; but it waits for ever for a skill that does not listen."""
-        self._hand_back(within_s)
-        if self.leases.count():
-            os._exit(self._status)
+    def _leave(self, status: int) -> None:
+        self.waker.close(EXIT_S)
+        os._exit(status)
 
     def _until_idle(self, limit_s: float) -> None:
         """Wait for what may still end by itself; a turn that began right before the flag has its lease by then."""
