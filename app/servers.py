@@ -68,7 +68,7 @@ def prepare(role: ServerRole, data_dir: Path) -> EmbeddedServer:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     last = last_known(role, data_dir)
     password = last.password if last else secrets.token_urlsafe(32)
-    server = EmbeddedServer(role, folder, last.port if last and _is_free(last.port) else _free_port(), password)
+    server = EmbeddedServer(role, folder, last.port if last and _is_free(last.port) else lasting_port(), password)
     _write_private(folder / "password", password)
     _write_private(folder / "port", str(server.port))
     quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
@@ -154,7 +154,7 @@ def _on_folder(folder: Path) -> list[int]:
     return found
 
 
-def _free_port() -> int:
+def lasting_port() -> int:
     """A free port below the range from which the kernel takes the ports of outgoing connections.
 
     From inside that range a client that reconnects while the server is down can be given the server's own port, and
