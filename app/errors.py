@@ -3,6 +3,7 @@
 SwitchyardError
 ├── Transient                 nothing is decided: try again
 │   ├── StoreUnavailable      the record did not answer; it may hold the write all the same
+│   ├── BrokerUnavailable     the broker did not answer, or refuses for now; what must go on is due in the record
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
 │   ├── EngineStopped         the engine died or is closing; the turn is done again
@@ -35,6 +36,10 @@ class Permanent(SwitchyardError):
 
 class StoreUnavailable(Transient):
     """The record did not answer in time. It may hold the write all the same: repeat the same call."""
+
+
+class BrokerUnavailable(Transient):
+    """The broker did not answer in time, or refused. Nobody needs it now: what must go on is due in the record."""
 
 
 class PlatformBusy(Transient):

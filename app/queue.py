@@ -13,16 +13,19 @@ from typing import Any, Protocol
 
 import structlog
 from celery import Celery
-from kombu import Connection, Queue
-from kombu.exceptions import KombuError
+from celery.bootsteps import StartStopStep
+from kombu import Queue
 
+from app import broker
+from app.errors import BrokerUnavailable
+from app.publishing import ANSWER_S, MOST_TOGETHER, WakeUp, publisher
 from celeryconfig import QUEUES
 
 log = structlog.get_logger()
 
 _MOST_WAITING = 100_000
-_MOST_TOGETHER = 100
 _LOG_EVERY = 1000
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +63,35 @@ def create_celery(name: str, broker_url: str) -> Celery:
     celery = Celery(name)
     celery.config_from_object("celeryconfig")
     celery.conf.update(broker_url=broker_url)
-    if broker_url.startswith("amqp"):
-        celery.conf.update(
-            broker_transport_options={"confirm_publish": True},
-            task_queues=[
-                Queue(name, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
-                for name in QUEUES
-            ],
-            worker_detect_quorum_queues=True,
-        )
+    celery.amqp.Connection = broker.Connection
+    if broker.is_rabbitmq(broker_url):
+        _suit_rabbitmq(celery)
     return celery
+
+
+def _suit_rabbitmq(celery: Celery) -> None:
+    """Quorum queues, and at most one wake-up held ahead; a worker that is killed gives it back."""
+    quorum = {"x-queue-type": "quorum"}
+    celery.conf.update(
+        broker_transport_options={"write_timeout": ANSWER_S},
+        broker_heartbeat=broker.HEARTBEAT_S,
+        task_queues=[Queue(name, routing_key=name, durable=True, queue_arguments=quorum) for name in QUEUES],
+        worker_detect_quorum_queues=True,
+        worker_disable_prefetch=False,  # exists on the Redis protocol only
+        worker_enable_prefetch_count_reduction=False,  # quorum queues know no change of it: it would stay reduced
+    )
+    celery.steps["consumer"].add(_OneAhead)
+
+
+class _OneAhead(StartStopStep):
+    """A worker has one wake-up beyond those that its threads work on, whatever the number of its threads.
+
+    By itself it would hold as many again as it has threads, and others would have nothing to do meanwhile.
+    """
+
+    def __init__(self, consumer: Any, **how: Any) -> None:
+        super().__init__(consumer, **how)
+        consumer.initial_prefetch_count = 1
 
 
 class Waker:
@@ -81,7 +103,7 @@ class Waker:
         self._later: list[tuple[float, str, str]] = []  # a heap by time; the publishing thread's own
         self._closed = False
         self._failures = 0
-        self._broken = _broker_errors(celery)
+        self._publisher = publisher(celery.connection_for_write())
         self._thread = threading.Thread(target=self._publish_all, name="waker", daemon=True)
         self._thread.start()
 
@@ -102,31 +124,23 @@ class Waker:
         self._thread.join(timeout_s)
 
     def _publish_all(self) -> None:
-        connection: Connection | None = None
-        producer: Any = None
         while due := self._all_due():
             try:
-                if producer is None:
-                    connection = self._celery.connection_for_write()
-                    producer = connection.Producer(auto_declare=False)
-                with producer.batch(max_size=_MOST_TOGETHER):  # one round trip where the broker can, a loop elsewhere
-                    for wake_up in due:
-                        self._publish(producer, *wake_up)
-            except self._broken as exc:
-                self._failed(type(exc).__name__)
-                if connection is not None:
-                    _close(connection)
-                connection = producer = None
+                self._publisher.publish([self._wake_up(*one) for one in due])
+            except BrokerUnavailable as exc:
+                self._failed(str(exc))
+        self._publisher.close()
 
     def _all_due(self) -> list[tuple[str, str]]:
         """Wait until a wake-up is due; all that are due then, each once. Empty at the end."""
         while True:
-            for _ in range(_MOST_TOGETHER):
+            for _ in range(MOST_TOGETHER):
                 if not self._hear(0.0):
                     break
             if (due := self._due_now()) or self._closed:
                 return due
-            self._hear(self._later[0][0] - time.monotonic() if self._later else None)
+            self._hear(self._patience_s())
+            self._publisher.beat()
 
     def _hear(self, timeout_s: float | None) -> bool:
         """Take over one wish; False if none came within this time, or none will come any more."""
@@ -140,13 +154,20 @@ class Waker:
         heapq.heappush(self._later, wanted)
         return True
 
+    def _patience_s(self) -> float | None:
+        """Until the next wake-up is due, or the connection wants to be looked after; None: for ever."""
+        waits = [self._later[0][0] - time.monotonic()] if self._later else []
+        if self._publisher.beat_s is not None:
+            waits.append(self._publisher.beat_s)
+        return min(waits, default=None)
+
     def _due_now(self) -> list[tuple[str, str]]:
         due: dict[tuple[str, str], None] = {}
-        while self._later and self._later[0][0] <= time.monotonic() and len(due) < _MOST_TOGETHER:
+        while self._later and self._later[0][0] <= time.monotonic() and len(due) < MOST_TOGETHER:
             due[heapq.heappop(self._later)[1:]] = None
         return list(due)
 
-    def _publish(self, producer: Any, queue_name: str, conversation: str) -> None:
+    def _wake_up(self, queue_name: str, conversation: str) -> WakeUp:
         route = ROUTES[queue_name]
         message = self._celery.amqp.as_task_v2(
             str(uuid.uuid4()),
@@ -156,16 +177,7 @@ class Waker:
             kwargsrepr="{}",
             ignore_result=True,
         )
-        producer.publish(
-            message.body,
-            exchange="",  # the default exchange: no binding to look up
-            routing_key=route.queue,
-            serializer="json",
-            headers=message.headers,
-            delivery_mode=1,
-            retry=False,
-            **message.properties,
-        )
+        return WakeUp(route.queue, message.body, message.headers, message.properties)
 
     def _failed(self, reason: str) -> None:
         if self._failures % _LOG_EVERY == 0:
@@ -174,18 +186,13 @@ class Waker:
 
 
 def queue_lengths(celery: Celery) -> dict[str, int] | None:
-    """Wake-ups that wait in each queue; None when the broker does not answer."""
+    """Wake-ups that wait in each queue; None when the broker does not answer, after some seconds at most."""
     try:
-        return _lengths(celery)
-    except _broker_errors(celery):
+        with broker.answering(celery.connection_for_write(), _PATIENCE_S) as connection:
+            channel = connection.default_channel
+            return {name: _length(channel, name) for name in QUEUES}
+    except BrokerUnavailable:
         return None
-
-
-def _lengths(celery: Celery) -> dict[str, int]:
-    with celery.connection_for_write() as connection:
-        connection.connect()  # once or twice; the channel's own way to a connection takes six seconds to give up
-        channel = connection.default_channel
-        return {name: _length(channel, name) for name in QUEUES}
 
 
 def _length(channel: Any, name: str) -> int:
@@ -193,15 +200,3 @@ def _length(channel: Any, name: str) -> int:
         return int(channel.queue_declare(queue=name, passive=True).message_count)
     except channel.connection.client.channel_errors:
         return 0  # nobody has declared it yet
-
-
-def _broker_errors(celery: Celery) -> tuple[type[BaseException], ...]:
-    connection = celery.connection_for_write()
-    return (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
-
-
-def _close(connection: Connection) -> None:
-    try:
-        connection.close()
-    except OSError:
-        log.debug("the broken connection to the broker could not be closed")
