@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import structlog
 from celery import Celery
-from celery.bootsteps import StartStopStep
 from kombu import Queue
 
 from app import broker
@@ -70,7 +69,7 @@ def create_celery(name: str, broker_url: str) -> Celery:
 
 
 def _suit_rabbitmq(celery: Celery) -> None:
-    """Quorum queues, and at most one wake-up held ahead; a worker that is killed gives it back."""
+    """Quorum queues, and a silent connection is noticed; the rest of it is in workers/consumer.py."""
     quorum = {"x-queue-type": "quorum"}
     celery.conf.update(
         broker_transport_options={"write_timeout": ANSWER_S},
@@ -80,18 +79,6 @@ def _suit_rabbitmq(celery: Celery) -> None:
         worker_disable_prefetch=False,  # exists on the Redis protocol only
         worker_enable_prefetch_count_reduction=False,  # quorum queues know no change of it: it would stay reduced
     )
-    celery.steps["consumer"].add(_OneAhead)
-
-
-class _OneAhead(StartStopStep):
-    """A worker has one wake-up beyond those that its threads work on, whatever the number of its threads.
-
-    By itself it would hold as many again as it has threads, and others would have nothing to do meanwhile.
-    """
-
-    def __init__(self, consumer: Any, **how: Any) -> None:
-        super().__init__(consumer, **how)
-        consumer.initial_prefetch_count = 1
 
 
 class Waker:
@@ -103,6 +90,7 @@ class Waker:
         self._later: list[tuple[float, str, str]] = []  # a heap by time; the publishing thread's own
         self._closed = False
         self._failures = 0
+        self.failed_at = float("-inf")  # by the monotonic clock: when a wake-up was lost last
         self._publisher = publisher(celery.connection_for_write())
         self._thread = threading.Thread(target=self._publish_all, name="waker", daemon=True)
         self._thread.start()
@@ -183,6 +171,28 @@ class Waker:
         if self._failures % _LOG_EVERY == 0:
             log.warning("wake-ups are not published; the sweeper will", reason=reason, failures=self._failures + 1)
         self._failures += 1
+        self.failed_at = time.monotonic()
+
+
+class Filled:
+    """The queues that hold wake-ups, as the sweeper asks.
+
+    For some time after wake-ups were lost there are none: whose was lost would have to wait behind those that were not.
+    """
+
+    def __init__(self, celery: Celery, waker: Waker, *, wary_s: float) -> None:
+        self._celery = celery
+        self._waker = waker
+        self._wary_s = wary_s
+        self._missed_at = float("-inf")
+
+    def __call__(self) -> list[str]:
+        lengths = queue_lengths(self._celery)
+        if lengths is None:
+            self._missed_at = time.monotonic()
+        if lengths is None or time.monotonic() - max(self._missed_at, self._waker.failed_at) < self._wary_s:
+            return []
+        return [name for name, length in lengths.items() if length]
 
 
 def queue_lengths(celery: Celery) -> dict[str, int] | None:

@@ -15,14 +15,17 @@ import structlog
 from celery import signals
 from kombu.asynchronous.hub import Hub, get_event_loop
 
+from app.broker import is_rabbitmq
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
+from app.mailbox import BUSY_GRACE_S
 from app.process import REPLACE_ME, end_with_parent, ready
-from app.queue import Waker, create_celery, queue_lengths
+from app.queue import Filled, Waker, create_celery
 from app.redis import Store
 from app.settings import Pool, Settings
 from app.sweeper import Sweeper
 from app.wording import Wording
+from workers.consumer import QuorumConsumer
 from workers.leases import Leases
 
 HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
@@ -48,6 +51,8 @@ class PoolProcess:
         self.draining = threading.Event()
         self._status = 0  # with which the process leaves
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
+        if is_rabbitmq(settings.broker_url.get_secret_value()):
+            self.celery.conf.worker_consumer = QuorumConsumer
         self._pool = pool
         self._open_desk = open_desk
         self._connect_signals()
@@ -70,7 +75,7 @@ class PoolProcess:
             Store(url),
             list(self.boxes.values()),
             wake=self.waker.wake,
-            filled=self._filled,
+            filled=Filled(self.celery, self.waker, wary_s=BUSY_GRACE_S),
             interval_s=settings.sweep_interval_s,
         ).start()
 
@@ -142,11 +147,6 @@ class PoolProcess:
         time.sleep(POLL_S)
         while self.leases.busy() and time.monotonic() < end:
             time.sleep(POLL_S)
-
-    def _filled(self) -> list[str]:
-        """Queues with waiting wake-ups; none when the broker does not say, so that it is woken rather too often."""
-        lengths = queue_lengths(self.celery) or {}
-        return [name for name, length in lengths.items() if length]
 
 
 def _fetch_soon(**_: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from app.queue import ROUTES, Waker, create_celery, queue_lengths
+from app.queue import ROUTES, Filled, Waker, create_celery, queue_lengths
 from prove.rabbitmq import RabbitMQ
 from tests.app.supervised import eventually
 
@@ -132,6 +132,7 @@ def test_a_killed_broker_is_missed_by_nobody_and_found_again(rabbit: RabbitMQ, c
     waker.wake("send", "before")
     waiting(celery, "send", 1)
     rabbit.settle()
+    filled = Filled(celery, waker, wary_s=1000.0)
 
     rabbit.kill()
     waited_s, asked_s = took_s(lambda: wake_many(waker)), took_s(lambda: queue_lengths(celery))
@@ -139,6 +140,8 @@ def test_a_killed_broker_is_missed_by_nobody_and_found_again(rabbit: RabbitMQ, c
     rabbit.start()
 
     eventually(lambda: arrives_again(celery, waker), within_s=LIMIT_S)
+    assert filled() == []  # wake-ups were lost: whose it was does not wait behind this one
+    assert Filled(celery, Waker(celery), wary_s=1000.0)() == ["text"]
     assert waited_s < AT_ONCE_S
     assert asked_s < LIMIT_S
     assert unknown is None
