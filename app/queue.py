@@ -210,3 +210,26 @@ def _length(channel: Any, name: str) -> int:
         return int(channel.queue_declare(queue=name, passive=True).message_count)
     except channel.connection.client.channel_errors:
         return 0  # nobody has declared it yet
+
+
+def strange_queues(celery: Celery) -> list[str]:
+    """Queues that are on a RabbitMQ with other properties than ours; no worker could take from them.
+
+    Raises:
+        BrokerUnavailable: it did not answer.
+    """
+    with broker.answering(celery.connection_for_write(), _PATIENCE_S) as connection:
+        channel, refused = connection.default_channel, connection.channel_errors
+        return [queue.name for queue in celery.conf.task_queues if _is_strange(queue(channel), refused)]
+
+
+def _is_strange(queue: Any, refused: tuple[type[BaseException], ...]) -> bool:
+    try:
+        queue.queue_declare(passive=True)
+    except refused:
+        return False  # it is not there
+    try:
+        queue.queue_declare()  # changes nothing: it is there
+    except refused:
+        return True
+    return False

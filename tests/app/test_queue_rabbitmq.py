@@ -5,14 +5,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from app.queue import ROUTES, Filled, Waker, create_celery, queue_lengths
+from app.queue import ROUTES, Filled, Waker, create_celery, queue_lengths, strange_queues
+from app.web.readiness import broker_answers
 from prove.rabbitmq import RabbitMQ
-from tests.app.supervised import eventually
+from tests.app.supervised import eventually, switchyard
 
 LIMIT_S = 60.0
 AT_ONCE_S = 4.0  # the broker is given five seconds for an answer, by the thread that publishes
@@ -117,12 +119,16 @@ def test_the_lengths_of_queues_are_known(celery: Celery, waker: Waker) -> None:
     eventually(lambda: queue_lengths(celery) == {"text": 3, "image": 0, "default": 0, "send": 0}, within_s=LIMIT_S)
 
 
+def new_vhost(rabbit: RabbitMQ, name: str) -> str:
+    """The address of a vhost without queues."""
+    rabbit.control("add_vhost", name)
+    rabbit.control("set_permissions", "-p", name, "switchyard", ".*", ".*", ".*")
+    return f"{rabbit.url.rpartition('/')[0]}/{name}"
+
+
 def test_a_queue_that_nobody_has_declared_is_empty(rabbit: RabbitMQ) -> None:
     """As on the first start, before the workers are there."""
-    rabbit.control("add_vhost", "new")
-    rabbit.control("set_permissions", "-p", "new", "switchyard", ".*", ".*", ".*")
-
-    lengths = queue_lengths(create_celery("test", f"{rabbit.url.rpartition('/')[0]}/new"))
+    lengths = queue_lengths(create_celery("test", new_vhost(rabbit, "new")))
 
     assert lengths == {"text": 0, "image": 0, "default": 0, "send": 0}
 
@@ -191,8 +197,32 @@ def test_a_frozen_broker_blocks_nobody(rabbit: RabbitMQ, celery: Celery, waker: 
     eventually(lambda: arrives_again(celery, waker), within_s=LIMIT_S)
 
 
-def test_a_wrong_password_is_an_unknown_length(rabbit: RabbitMQ) -> None:
-    account, _, place = rabbit.url.partition("@")
+def wrong(url: str) -> list[str]:
+    """Its address with another password, and with another vhost."""
+    account, _, place = url.partition("@")
+    return [f"{account}-wrong@{place}", f"{url}-of-nobody"]
 
-    assert queue_lengths(create_celery("test", f"{account}-wrong@{place}")) is None
-    assert queue_lengths(create_celery("test", f"{rabbit.url}-of-nobody")) is None
+
+def test_who_is_refused_is_told_so(rabbit: RabbitMQ) -> None:
+    assert broker_answers(rabbit.url)
+    for url in wrong(rabbit.url):
+        assert not broker_answers(url)
+        assert queue_lengths(create_celery("test", url)) is None
+
+
+def test_doctor_names_what_is_wrong_with_a_broker(rabbit: RabbitMQ, tmp_path: Path) -> None:
+    """A queue of somebody else's, or of another kind, lets no worker start."""
+    strange = new_vhost(rabbit, "strange")
+    celery = create_celery("test", strange)
+    with a_channel(celery) as channel:
+        channel.queue_declare("text", durable=True, auto_delete=False)
+
+    found = switchyard(tmp_path, "doctor", SWITCHYARD_BROKER_URL=strange).stdout
+    refused = switchyard(tmp_path, "doctor", SWITCHYARD_BROKER_URL=wrong(rabbit.url)[0]).stdout
+
+    assert strange_queues(celery) == ["text"]
+    assert queue_lengths(celery) == {"text": 0, "image": 0, "default": 0, "send": 0}
+    assert "fault   broker: the queue text is there" in found
+    assert "delete_queue -p <vhost> text" in found
+    assert "AccessRefused" in refused
+    assert rabbit.url.partition("@")[0].rpartition(":")[2] not in found + refused
