@@ -11,7 +11,6 @@ from app import broker
 from app.errors import BrokerUnavailable
 
 MOST_TOGETHER = 100
-ANSWER_S = 5.0  # for the confirmation of a whole batch, and for each other answer of the broker
 _AT_ONCE_S = 0.001  # a read that waits for nothing; with no time at all py-amqp spins on a frame that is half there
 
 
@@ -80,7 +79,7 @@ class Publisher:
             headers=wake_up.headers,
             delivery_mode=1,
             retry=False,
-            timeout=ANSWER_S,
+            timeout=broker.ANSWER_S,
             **wake_up.properties,
         )
 
@@ -125,7 +124,7 @@ class ConfirmedPublisher(Publisher):
             self._sent += 1
             self._unconfirmed.add(self._sent)
             self._send(producer, wake_up)
-        end = time.monotonic() + ANSWER_S
+        end = time.monotonic() + broker.ANSWER_S
         while self._unconfirmed:
             self._check()
             self._amqp.drain_events(timeout=max(_AT_ONCE_S, end - time.monotonic()))
@@ -144,7 +143,7 @@ class ConfirmedPublisher(Publisher):
             self._sent, self._refused, self._blocked = 0, False, False
             self._unconfirmed.clear()
             self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-            broker.bound(self._connection, ANSWER_S)
+            broker.bound(self._connection, broker.ANSWER_S)
             channel: Any = self._connection.channel()
             self._amqp = channel.connection
             self._amqp.on_blocked, self._amqp.on_unblocked = self._on_blocked, self._on_unblocked

@@ -17,7 +17,7 @@ from kombu import Queue
 
 from app import broker
 from app.errors import BrokerUnavailable
-from app.publishing import ANSWER_S, MOST_TOGETHER, WakeUp, publisher
+from app.publishing import MOST_TOGETHER, WakeUp, publisher
 from celeryconfig import QUEUES
 
 log = structlog.get_logger()
@@ -72,7 +72,7 @@ def _suit_rabbitmq(celery: Celery) -> None:
     """Quorum queues, and a silent connection is noticed; the rest of it is in workers/consumer.py."""
     quorum = {"x-queue-type": "quorum"}
     celery.conf.update(
-        broker_transport_options={"write_timeout": ANSWER_S},
+        broker_transport_options={"write_timeout": broker.ANSWER_S},
         broker_heartbeat=broker.HEARTBEAT_S,
         task_queues=[Queue(name, routing_key=name, durable=True, queue_arguments=quorum) for name in QUEUES],
         worker_detect_quorum_queues=True,
@@ -127,8 +127,8 @@ class Waker:
                     break
             if (due := self._due_now()) or self._closed:
                 return due
-            self._hear(self._patience_s())
-            self._publisher.beat()
+            if not self._hear(self._patience_s()):
+                self._publisher.beat()
 
     def _hear(self, timeout_s: float | None) -> bool:
         """Take over one wish; False if none came within this time, or none will come any more."""
