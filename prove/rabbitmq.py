@@ -23,7 +23,7 @@ import amqp
 from app.errors import Permanent
 from app.servers import lasting_port
 
-START_LIMIT_S, CONTROL_LIMIT_S = 90.0, 60.0
+START_LIMIT_S, CONTROL_LIMIT_S = 100.0, 60.0
 POLL_S = 0.1
 _SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # Debian's wrapper in /usr/sbin would change the user and the folders
 _NODE = "switchyard@localhost"  # its epmd knows no other
@@ -117,6 +117,13 @@ class RabbitMQ:
                 said = (self._place.folder / "console.log").read_text(errors="replace")[-2000:]
                 raise RabbitFailed(f"RabbitMQ did not start:\n{said}")
             time.sleep(POLL_S)
+
+    def settle(self) -> None:
+        """Have it write down which queues it has; by itself it does so a second after the last was declared.
+
+        RabbitMQ 3.10 does not bring a quorum queue back if it was killed before that.
+        """
+        self.control("eval", "[dets:sync(Table) || Table <- dets:all()].")
 
     def control(self, *words: str) -> str:
         """What `rabbitmqctl` answers to these words.

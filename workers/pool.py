@@ -17,14 +17,17 @@ from celery import signals
 from kombu.asynchronous.hub import Hub, get_event_loop
 
 from app import crashpoints
+from app.broker import is_rabbitmq
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
+from app.mailbox import BUSY_GRACE_S
 from app.process import EVERYTHING_STOPS, REPLACE_ME, SERVERS_ALONE_S, end_with_parent, ready
-from app.queue import Waker, create_celery, queue_lengths
+from app.queue import Filled, Waker, create_celery
 from app.redis import Store
 from app.settings import Pool, Settings
 from app.sweeper import Sweeper
 from app.wording import Wording
+from workers.consumer import QuorumConsumer
 from workers.deadman import Deadman
 from workers.leases import Leases
 from workers.leaving import Leaving
@@ -62,6 +65,8 @@ class PoolProcess:
         self._told = False  # to leave, by SIGTERM
         self._status = 0  # with which the process leaves
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
+        if is_rabbitmq(settings.broker_url.get_secret_value()):
+            self.celery.conf.worker_consumer = QuorumConsumer
         self._pool = pool
         self._open_desk = open_desk
         self._connect_signals()
@@ -89,7 +94,7 @@ class PoolProcess:
             Store(url),
             list(self.boxes.values()),
             wake=self.waker.wake,
-            filled=self._filled,
+            filled=Filled(self.celery, self.waker, wary_s=BUSY_GRACE_S),
             interval_s=settings.sweep_interval_s,
         ).start()
 
@@ -179,11 +184,6 @@ class PoolProcess:
         time.sleep(POLL_S)
         while self.leases.busy() and time.monotonic() < end:
             time.sleep(POLL_S)
-
-    def _filled(self) -> list[str]:
-        """Queues with waiting wake-ups; none when the broker does not say, so that it is woken rather too often."""
-        lengths = queue_lengths(self.celery) or {}
-        return [name for name, length in lengths.items() if length]
 
 
 def _fetch_soon(**_: Any) -> None:

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import kombu
 import redis
-from kombu.exceptions import KombuError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app import keys
+from app import broker, keys
 from app.control import NotRunning, ask
+from app.errors import BrokerUnavailable
 from app.machine import machine_name
 from app.room import Shortage, shortages
 from app.settings import Settings
@@ -25,7 +24,6 @@ from app.settings import Settings
 FRESH_S: Final = 1.0  # load balancers and tests poll; everybody is asked at most once in this time
 _LIMIT_S = 2.0
 _PATIENCE_S = 1.0
-_BROKER_ERRORS = (KombuError, redis.RedisError, OSError, ValueError, KeyError)
 
 
 class Readiness:
@@ -112,13 +110,12 @@ def broker_answers(url: str) -> bool:
     """Whether the broker takes a connection and, where there is PING, answers it."""
     try:
         if url.startswith("redis"):
-            with _client(url) as broker:
-                return bool(broker.ping())
-        with kombu.Connection(url, connect_timeout=_PATIENCE_S) as connection:
-            connection.ensure_connection(max_retries=1, timeout=int(_PATIENCE_S))
-    except _BROKER_ERRORS:
+            with _client(url) as client:
+                return bool(client.ping())
+        with broker.answering(broker.Connection(url), _PATIENCE_S):
+            return True
+    except (redis.RedisError, BrokerUnavailable, ValueError):
         return False
-    return True
 
 
 def _client(url: str) -> "redis.Redis":

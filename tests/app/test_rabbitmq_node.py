@@ -4,15 +4,13 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import amqp
 import pytest
 
-from prove.rabbitmq import RabbitFailed, RabbitMQ, rabbitmq
+from prove.rabbitmq import RabbitFailed, RabbitMQ
 from tests.app.supervised import eventually
-from tests.rabbitmq import needs_rabbitmq
 
 STARTER = """
 import sys, time
@@ -22,13 +20,6 @@ with rabbitmq(Path(sys.argv[1])) as node:
     print(node.pid, flush=True)
     time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    needs_rabbitmq()
-    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as node:
-        yield node
 
 
 def connection(url: str, password: str = "") -> amqp.Connection:
@@ -52,39 +43,40 @@ def listening(pid: int) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if len(row) > 9 and row[3] == "0A" and row[9] in inodes}
 
 
-def test_it_listens_on_this_machine_alone(node: RabbitMQ) -> None:
-    assert listening(node.pid) == {"0100007F"}
+def test_it_listens_on_this_machine_alone(rabbit: RabbitMQ) -> None:
+    assert listening(rabbit.pid) == {"0100007F"}
 
 
-def test_it_has_one_user_with_a_password_of_its_own(node: RabbitMQ) -> None:
-    assert node.control("list_users").split("\n")[1].split("\t")[0] == "switchyard"
-    assert "guest" not in node.control("list_users")
+def test_it_has_one_user_with_a_password_of_its_own(rabbit: RabbitMQ) -> None:
+    assert rabbit.control("list_users").split("\n")[1].split("\t")[0] == "switchyard"
+    assert "guest" not in rabbit.control("list_users")
     with pytest.raises(amqp.AccessRefused):
-        connection(node.url, "guest")
+        connection(rabbit.url, "guest")
 
 
-def test_after_a_kill_its_durable_queues_are_there_on_the_same_address(node: RabbitMQ) -> None:
-    first, url = node.pid, node.url
+def test_after_a_kill_its_durable_queues_are_there_on_the_same_address(rabbit: RabbitMQ) -> None:
+    first, url = rabbit.pid, rabbit.url
     with connection(url) as before:
         arguments = {"x-queue-type": "quorum"}
         before.channel().queue_declare("kept", durable=True, auto_delete=False, arguments=arguments)
+    rabbit.settle()
 
-    node.kill()
+    rabbit.kill()
     with pytest.raises(RabbitFailed, match="does not run"):
-        _ = node.pid
-    node.start()
+        _ = rabbit.pid
+    rabbit.start()
 
-    assert node.pid != first
-    assert node.url == url
+    assert rabbit.pid != first
+    assert rabbit.url == url
     with connection(url) as after:
         found = after.channel().queue_declare("kept", passive=True)
         assert found is not None
         assert found[:2] == ("kept", 0)
 
 
+@pytest.mark.usefixtures("rabbit")  # so that it is skipped where there is none
 def test_a_node_does_not_outlive_a_killed_starter(tmp_path: Path) -> None:
     """A run that is killed leaves nothing behind: no node, no epmd, nothing that Erlang keeps beside it."""
-    needs_rabbitmq()
     starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert starter.stdout is not None
     pid = int(starter.stdout.readline())
