@@ -1,6 +1,7 @@
 """A full disk under the embedded record: nothing new is stored, nothing that was acknowledged is lost, and it mends."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -15,13 +16,13 @@ from app.errors import StoreFull, StoreUnavailable
 from app.mailbox import Limits, Outcome
 from app.message import Message
 from app.redis import AsyncStore, Store
-from app.room import shortage_of_disk
+from app.room import shortage_of_disk, shortages_of_record
 from app.routing import Dispatcher
 from app.servers import EmbeddedServer, has_room, prepare
 from tests.app.supervised import Supervised, eventually
 from tests.samples import a_message
 from tests.small_disk import SmallDisk, run_in_namespace, small_disk
-from tests.valkey import wait_for_server
+from tests.valkey import valkey, wait_for_server
 
 LIMIT_S = 60.0
 NO_ROOM = "the disk is full, make room"
@@ -102,6 +103,42 @@ async def test_what_was_accepted_before_the_disk_was_full_is_there_after_the_res
         there = [store.client.exists(keys.items("inbox", message.conversation)) for message in accepted]
     assert all(there)
     assert await again(a_message(sender="$:late==")) is Outcome.WAKE
+
+
+async def test_a_server_of_its_own_that_cannot_write_is_full_until_it_can(disk: SmallDisk) -> None:
+    """Its disk is not ours to see, but it says so (MISCONF); whatever it refuses is repeated until it takes it."""
+    with valkey(disk.folder, "--save", "3600 1", "--stop-writes-on-bgsave-error", "yes") as url:
+        with closing(Store(url, deadline_s=0.2)) as store:
+            store.client.set("some", os.urandom(2 * MB))
+            disk.fill(leave=0)
+            saves(store, "err")
+            record = AsyncStore(url, deadline_s=0.2)
+            dispatcher = Dispatcher(record, Limits(), wake=lambda queue, conversation: None, say=str)
+            message = a_message()
+            with pytest.raises(StoreFull, match="MISCONF") as refusal:
+                await dispatcher.dispatch(message)
+            (shortage,) = shortages_of_record(store, 10_000)
+
+            disk.make_room()
+            saves(store, "ok")
+            accepted = await dispatcher.dispatch(message)
+            assert shortages_of_record(store, 10_000) == []
+        await record.close()
+
+    assert refusal.value.what == shortage.what == "disk"
+    assert "the record cannot write" in shortage.line()
+    assert accepted.outcome is Outcome.WAKE
+
+
+def saves(store: Store, ends: str) -> None:
+    """Have the server save its data; it ends like this."""
+    store.client.bgsave()
+
+    def ended() -> bool:
+        told = store.client.info("persistence")
+        return not told["rdb_bgsave_in_progress"] and told["rdb_last_bgsave_status"] == ends
+
+    eventually(ended, within_s=LIMIT_S)
 
 
 async def accepted_until_it_ends(dispatcher: Dispatcher) -> list[Message]:
