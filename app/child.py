@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 import structlog
 
 from app.process import ALIVE_FD, READY_FD, REPLACE_ME, environment_of_child
-from app.servers import EmbeddedServer, answers, end_leftovers, has_room
+from app.servers import EmbeddedServer, answers, clear_unfinished, end_leftovers, has_room
 
 State = Literal["starting", "ready", "draining", "restarting"]
 
@@ -219,6 +219,8 @@ class Child:
     async def _has_room(self) -> bool:
         """Whether an embedded server has disk to run on; said, and waited for a while, if not."""
         server = self.spec.server
+        if server is not None:
+            clear_unfinished(server)
         if server is None or has_room(server):
             self._told_no_room = False
             return True

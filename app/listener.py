@@ -229,8 +229,8 @@ class Listener:
             yield
         finally:
             self._unstored -= 1
+            self._trouble = self._trouble if self._unstored else None
         if not self._unstored:
-            self._trouble = None
             log.info("the store answers again")
 
     def _note(self, exc: StoreUnavailable) -> None:

@@ -33,6 +33,7 @@ from app.errors import StoreFull, StoreUnavailable
 _Answer = TypeVar("_Answer")
 Arg = str | bytes | int | float
 _AGAIN = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
+_REFUSALS = ("MISCONF", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN")  # the first word of an answer
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 _LUA = Path(__file__).parent / "lua"
 
@@ -96,7 +97,9 @@ class Store:
         while True:
             try:
                 return call()
-            except _AGAIN as exc:
+            except RedisError as exc:
+                if not _may_pass(exc):
+                    raise
                 if time.monotonic() + pause > end:
                     raise _given_up(exc) from exc
             time.sleep(pause)
@@ -190,7 +193,9 @@ class AsyncStore:
         while True:
             try:
                 return await call()
-            except _AGAIN as exc:
+            except RedisError as exc:
+                if not _may_pass(exc):
+                    raise
                 if time.monotonic() + pause > end:
                     raise _given_up(exc) from exc
             await asyncio.sleep(pause)
@@ -232,15 +237,14 @@ class AsyncStore:
         return list(await pipeline.execute(raise_on_error=False))
 
 
-def _translated(exc: ResponseError) -> Exception:
-    """A full disk or a full memory is no bug of ours: the record refuses, and may take it later.
+def _may_pass(exc: RedisError) -> bool:
+    """Whether the server may do it later. A disk that it cannot write is no bug of ours: it says so even to a PING."""
+    return isinstance(exc, _AGAIN) or str(exc).startswith(_REFUSALS)
 
-    A full memory is told at once: nothing that is waited for here makes room.
-    """
-    if isinstance(exc, OutOfMemoryError):
-        return StoreFull("memory", "the record's memory is full")
-    refused = str(exc).startswith(("MISCONF", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN"))
-    return RedisConnectionError(str(exc)) if refused else exc
+
+def _translated(exc: ResponseError) -> Exception:
+    """A full memory is told at once: nothing that is waited for here makes room."""
+    return StoreFull("memory", "the record's memory is full") if isinstance(exc, OutOfMemoryError) else exc
 
 
 def _given_up(exc: RedisError) -> StoreUnavailable:

@@ -155,6 +155,15 @@ def end_leftovers(server: EmbeddedServer) -> None:
         time.sleep(0.01)
 
 
+def clear_unfinished(server: EmbeddedServer) -> None:
+    """Take away what a server that died while it rewrote its file left behind: as large as its data, and of no use.
+
+    Nobody else does, and it may be what fills the disk. Call it when no server is to run on this folder.
+    """
+    for left in server.folder.glob("temp-rewriteaof-*.aof"):
+        left.unlink(missing_ok=True)
+
+
 def has_room(server: EmbeddedServer) -> bool:
     """Whether there is disk to run on; a broker needs none."""
     return server.role == "broker" or shutil.disk_usage(server.folder).free >= server.to_start_bytes

@@ -33,9 +33,9 @@ class SmallDisk:
         """Bytes."""
         return shutil.disk_usage(self.folder).free
 
-    def fill(self, leave: int) -> None:
-        """Have no more than so many bytes free, whatever else is written meanwhile."""
-        with (self.folder / BALLAST).open("ab") as ballast:
+    def fill(self, leave: int, file: str = BALLAST) -> None:
+        """Have no more than so many bytes free, by the size of this file, whatever else is written meanwhile."""
+        with (self.folder / file).open("ab") as ballast:
             while (surplus := self.free - leave) > 0:
                 try:
                     os.posix_fallocate(ballast.fileno(), ballast.seek(0, os.SEEK_END), surplus)

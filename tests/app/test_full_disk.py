@@ -1,6 +1,7 @@
 """A full disk under the embedded record: nothing new is stored, nothing that was acknowledged is lost, and it mends."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -15,54 +16,22 @@ from app.errors import StoreFull, StoreUnavailable
 from app.mailbox import Limits, Outcome
 from app.message import Message
 from app.redis import AsyncStore, Store
-from app.room import shortage_of_disk
+from app.room import shortage_of_disk, shortages_of_record
 from app.routing import Dispatcher
-from app.servers import EmbeddedServer, disk_of_record, has_room, prepare
-from app.settings import Settings
+from app.servers import EmbeddedServer, has_room, prepare
 from tests.app.supervised import Supervised, eventually
 from tests.samples import a_message
 from tests.small_disk import SmallDisk, run_in_namespace, small_disk
-from tests.valkey import wait_for_server
+from tests.valkey import valkey, wait_for_server
 
 LIMIT_S = 60.0
+NO_ROOM = "the disk is full, make room"
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with small_disk(tmp_path / "disk", 32) as disk:
         yield disk
-
-
-@pytest.mark.parametrize(
-    ("size_mb", "stays_free_mb"), [(1_000, 200), (4_000, 200), (10_000, 500)], ids=["small", "at the edge", "large"]
-)
-def test_less_than_200_mb_or_5_percent_is_too_little(size_mb: int, stays_free_mb: int) -> None:
-    assert Reserve().of(size_mb * MB) == stays_free_mb * MB
-
-
-def test_only_the_disk_of_the_embedded_record_is_ours_to_see(tmp_path: Path) -> None:
-    """The disk of another server may be on another machine."""
-    embedded = prepare("redis", tmp_path)
-    settings = Settings(data_dir=tmp_path, disk_free_mb=7, disk_free_percent=3, _env_file=None)
-
-    own, other = (settings.model_copy(update={"redis_url": url}) for url in (embedded.url, settings.broker_url))
-
-    assert disk_of_record(own) == Disk(embedded.folder, Reserve(7 * MB, 0.03))
-    assert disk_of_record(other) is None
-
-
-async def test_the_guard_looks_once_a_second_and_refuses_as_long_as_it_must(tmp_path: Path) -> None:
-    now, folder = [0.0], tmp_path / "mounted later"
-    guard = DiskGuard(Disk(folder, Reserve(0, 0.0)), clock=lambda: now[0])
-
-    with pytest.raises(StoreFull, match="cannot be asked"):
-        await guard.require_room()
-    folder.mkdir()
-    now[0] = 0.9
-    with pytest.raises(StoreFull):
-        await guard.require_room()
-    now[0] = 1.0
-    await guard.require_room()
 
 
 async def test_nothing_is_accepted_beyond_the_reserve_and_everything_is_when_there_is_room(disk: SmallDisk) -> None:
@@ -136,6 +105,42 @@ async def test_what_was_accepted_before_the_disk_was_full_is_there_after_the_res
     assert await again(a_message(sender="$:late==")) is Outcome.WAKE
 
 
+async def test_a_server_of_its_own_that_cannot_write_is_full_until_it_can(disk: SmallDisk) -> None:
+    """Its disk is not ours to see, but it says so (MISCONF); whatever it refuses is repeated until it takes it."""
+    with valkey(disk.folder, "--save", "3600 1", "--stop-writes-on-bgsave-error", "yes") as url:
+        with closing(Store(url, deadline_s=0.2)) as store:
+            store.client.set("some", os.urandom(2 * MB))
+            disk.fill(leave=0)
+            saves(store, "err")
+            record = AsyncStore(url, deadline_s=0.2)
+            dispatcher = Dispatcher(record, Limits(), wake=lambda queue, conversation: None, say=str)
+            message = a_message()
+            with pytest.raises(StoreFull, match="MISCONF") as refusal:
+                await dispatcher.dispatch(message)
+            (shortage,) = shortages_of_record(store, 10_000)
+
+            disk.make_room()
+            saves(store, "ok")
+            accepted = await dispatcher.dispatch(message)
+            assert shortages_of_record(store, 10_000) == []
+        await record.close()
+
+    assert refusal.value.what == shortage.what == "disk"
+    assert "the record cannot write" in shortage.line()
+    assert accepted.outcome is Outcome.WAKE
+
+
+def saves(store: Store, ends: str) -> None:
+    """Have the server save its data; it ends like this."""
+    store.client.bgsave()
+
+    def ended() -> bool:
+        told = store.client.info("persistence")
+        return not told["rdb_bgsave_in_progress"] and told["rdb_last_bgsave_status"] == ends
+
+    eventually(ended, within_s=LIMIT_S)
+
+
 async def accepted_until_it_ends(dispatcher: Dispatcher) -> list[Message]:
     """What the record took, one after another, before it did not answer any more."""
     accepted: list[Message] = []
@@ -173,14 +178,30 @@ def test_a_record_that_died_of_a_full_disk_starts_again_when_there_is_room_and_n
 
         disk.fill(leave=0)
         eventually(lambda: not _takes(client, "y" * 100_000), within_s=LIMIT_S)
-        eventually(lambda: "the disk is full, make room" in running.complained, within_s=LIMIT_S)
+        eventually(lambda: NO_ROOM in running.complained, within_s=LIMIT_S)
         states_while_full = [one["state"] for one in running.ps("redis")]
         disk.make_room()
         eventually(lambda: running.ready("redis"), within_s=LIMIT_S)
 
         assert states_while_full == ["restarting"]
         assert client.get("kept") == "x"
-    assert running.complained.count("the disk is full, make room") == 1
+    assert running.complained.count(NO_ROOM) == 1
+
+
+def test_what_an_unfinished_rewrite_left_behind_is_no_lack_of_room(
+    disk: SmallDisk, supervised: Callable[[], Supervised]
+) -> None:
+    """A server that is killed while it rewrites its file leaves the new one, and never looks at it again."""
+    running = supervised().until_ready()
+    first, left = running.pid("redis"), disk.folder / "redis" / "temp-rewriteaof-1.aof"
+    with running.client("redis") as client:
+        disk.fill(leave=0, file=str(left))
+        eventually(lambda: not _takes(client, "y" * 100_000), within_s=LIMIT_S)
+        eventually(lambda: running.ready("redis") not in ([], [first]), within_s=LIMIT_S)
+
+        assert _takes(client, "y" * 100_000)
+    assert not left.exists()
+    assert NO_ROOM not in running.complained
 
 
 def test_a_supervisor_that_starts_on_a_full_disk_waits_for_room(
@@ -193,7 +214,7 @@ def test_a_supervisor_that_starts_on_a_full_disk_waits_for_room(
     disk.fill(leave=0)
 
     second = supervised()
-    eventually(lambda: "the disk is full, make room" in second.complained, within_s=LIMIT_S)
+    eventually(lambda: NO_ROOM in second.complained, within_s=LIMIT_S)
     disk.make_room()
 
     second.until_ready()
