@@ -1,7 +1,7 @@
 """`make mutations`: take out one thing that keeps the promise, and see that `switchyard prove` notices.
 
-Each patch in mutations/ is applied to a copy of the tree, and `prove` is run there. Exit status 1 if the run without a
-patch finds a fault, or one with a patch does not find the fault that it stands for.
+Each patch in mutations/ is applied to a copy of the tree, and `prove` is run there, or the test that is named for it.
+Exit status 1 if the run without a patch finds a fault, or one with a patch does not find the fault that it stands for.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).parent / "mutations"
-PACKAGES = ("app", "workers", "skills", "sandbox", "prove", "celeryconfig.py")
+PACKAGES = ("app", "workers", "skills", "sandbox", "prove", "tests", "celeryconfig.py", "pyproject.toml")
 RUN = ("--people", "16", "--messages", "6", "--mode", "markdown", "--kill", "text,broker,default,redis", "--json")
 
 KINDS = ("lost", "doubled", "out_of_order", "wrong_recipient", "unexpected", "left_typing")
@@ -24,7 +24,9 @@ FAULTS: dict[str, set[str]] = {
     "dedupe": {"doubled"},
     "due": {"lost"},
     "renewal": {"lost", "unexpected"},  # answered with an apology
+    "suspect": {"failed tests"},
 }
+TESTS = {"suspect": "tests/workers/test_suspects.py"}  # what a run of `prove` would not meet
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def as_expected(name: str) -> bool:
         copy_tree(tree)
         if name != "none":
             subprocess.run(["patch", "-p1", "-s", "-i", str(PATCHES / f"{name}.patch")], cwd=tree, check=True)
-        found = prove(tree)
+        found = failed(tree, TESTS[name]) if name in TESTS else prove(tree)
     good = bool(found & FAULTS[name]) if FAULTS[name] else not found
     print(
         f"{name}: found {', '.join(sorted(found)) or 'nothing'}, {'as it should' if good else 'AND SHOULD NOT'}",
@@ -70,6 +72,16 @@ def prove(tree: Path) -> set[str]:
         raise subprocess.CalledProcessError(run.returncode, command, run.stdout, run.stderr[-2000:])
     verdicts = [one["verdict"] for one in json.loads(run.stdout)["runs"]]
     return {kind for verdict in verdicts for kind in KINDS if verdict[kind]}
+
+
+def failed(tree: Path, tests: str) -> set[str]:
+    """Whether the copy fails these tests. Raises CalledProcessError if they could not be run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode not in (0, 1):
+        raise subprocess.CalledProcessError(run.returncode, command, run.stdout[-2000:], run.stderr[-2000:])
+    return {"failed tests"} if run.returncode else set()
 
 
 if __name__ == "__main__":
