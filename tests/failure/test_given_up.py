@@ -15,7 +15,7 @@ from prove.installation import Installation
 from prove.verdict import ANSWERS, Sent, judge
 from sandbox.client import SandboxClient
 
-pytestmark = [pytest.mark.failure, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.failure, pytest.mark.timeout(280)]
 LIMIT_S = 90.0
 SORRY = "Sorry, I tried several times"
 

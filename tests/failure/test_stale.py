@@ -12,7 +12,7 @@ from sandbox.client import SandboxClient
 from sandbox.process import Sandbox
 from tests.failure.test_given_up import say, seen, wait_for
 
-pytestmark = [pytest.mark.failure, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.failure, pytest.mark.timeout(280)]
 STALE_AFTER_S = 2.0
 POOLS = ("text", "default")
 
