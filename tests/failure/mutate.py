@@ -91,6 +91,8 @@ CHECKS: Mapping[str, Check] = {
     "due": Prove(HARD, frozenset({"lost"})),
     "renewal": Prove(HARD, frozenset({"lost", "doubled"})),
     "guid": Prove(IN_CARDS, frozenset({"doubled"})),
+    "suspect": Tests(["tests/workers/test_suspects.py"]),
+    "disk": Tests(["tests/app/test_disk.py::test_the_listener_acknowledges_nothing_while_the_disk_is_short"]),
     "same-socket": Tests(
         ["tests/app/channels/dingtalk/test_connection.py::test_a_goodbye_is_answered_by_a_new_socket_first"]
     ),

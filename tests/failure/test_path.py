@@ -16,7 +16,7 @@ from prove.verdict import ANSWERS, Sent, Verdict, judge
 from sandbox.client import SandboxClient
 
 pytestmark = [pytest.mark.failure, pytest.mark.timeout(240)]
-LIMIT_S = 90.0
+LIMIT_S = 150.0  # a killer brings its process down five times, and a busy machine starts the next one slowly
 
 
 def wait_for(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:

@@ -230,6 +230,21 @@ def test_a_reply_goes_out_after_four_kills_of_its_sender(house: House) -> None:
     assert house.dead_letters(message) == []
 
 
+def test_one_suspect_reply_is_sent_at_a_time(house: House) -> None:
+    """What kills senders soon kills alone; another person's answer must not go down with it."""
+    first, other = house.owes(a_message(sender="first"), "one"), house.owes(a_message(sender="other"), "two")
+    for message in (first, other):
+        house.rewrite_head(message, "outbox", vanished=2)
+    house.outlet.before_next_call = lambda: house.deliver(other)
+
+    house.deliver(first)
+
+    assert house.outlet.texts() == ["one"]
+    assert house.wakes.later == [("send", other.conversation, 0.5)]
+    house.deliver_all(other)
+    assert house.outlet.texts() == ["one", "two"]
+
+
 def test_a_reply_that_cannot_be_read_blocks_nobody(house: House) -> None:
     message, _ = house.owes(a_message(), "lost"), house.owes(a_message(), "the next one")
     house.rewrite_head(message, "outbox", body="{}")
