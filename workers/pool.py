@@ -24,7 +24,7 @@ from app.redis import Store
 from app.settings import Pool, Settings
 from app.sweeper import Sweeper
 from app.wording import Wording
-from workers.leases import Leases
+from workers.leases import Leases, keep_pace
 
 HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
 LEAST_GRACE_SHARE = 0.25  # ... but running turns have at least this part of a short drain
@@ -56,6 +56,7 @@ class PoolProcess:
     def open(self) -> None:
         """Connect to the record, start renewing and sweeping, and open the desk."""
         settings = self.settings
+        keep_pace()
         url, limits = settings.redis_url.get_secret_value(), limits_of(settings)
         if settings.test_installation:
             crashpoints.obey_orders(settings.data_dir)

@@ -1,5 +1,6 @@
 """What a process holds is renewed, and ended when it is lost, stopped, or takes too long."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from app.redis import Store
 from tests.app.supervised import eventually
 from tests.samples import a_message, a_reply
 from tests.workers.desk import House, a_house
-from workers.leases import Holding
+from workers.leases import Holding, keep_pace
 
 
 @pytest.fixture
@@ -194,6 +195,16 @@ def test_what_does_not_end_is_given_back_uncounted_unless_it_hangs_or_sends(hous
     assert given_back == [("text", slow.conversation)]
     assert (house.take(slow).vanished, house.steal(hung).vanished) == (0, 1)
     house.boxes.outbox.commit(reply)
+
+
+def test_a_worker_hands_pythons_lock_on_sooner_than_by_default() -> None:
+    """A renewal waits for it several times, each time for all threads that compute: see benchmarks/renewals.py."""
+    kept = sys.getswitchinterval()
+    try:
+        keep_pace()
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        sys.setswitchinterval(kept)
 
 
 def test_nothing_is_renewed_after_the_close(house: House) -> None:
