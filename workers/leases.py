@@ -23,7 +23,22 @@ from workers.deadman import Deadman
 Ending = Literal["lost", "stopped", "hung", "drained"]
 LONGEST_INTERVAL_S = 1.0
 FRAMES_SHOWN = 20
+SWITCH_S = 0.0005
 log = structlog.get_logger()
+
+
+def keep_pace() -> None:
+    """Have threads that compute in Python hand its lock on ten times sooner than by default.
+
+    Each wait for the lock takes that long for every such thread, and one renewal waits for it several times: with
+    sixteen of them a lease of two seconds ended before it was renewed (benchmarks/renewals.py). The whole process.
+    """
+    sys.setswitchinterval(SWITCH_S)
+
+
+def interval_of(lease_s: float) -> float:
+    """How often leases of this length are renewed."""
+    return min(lease_s / 3, LONGEST_INTERVAL_S)
 
 
 @dataclass(eq=False)
@@ -116,7 +131,7 @@ class Leases:
     ) -> None:
         self._boxes = boxes
         self._lease_s = lease_s
-        self._interval_s = min(lease_s / 3, LONGEST_INTERVAL_S)
+        self._interval_s = interval_of(lease_s)
         self._on_hung = on_hung
         self._deadman = deadman
         self._held: set[Holding] = set()

@@ -29,7 +29,7 @@ from app.sweeper import Sweeper
 from app.wording import Wording
 from workers.consumer import QuorumConsumer
 from workers.deadman import Deadman
-from workers.leases import Leases
+from workers.leases import Leases, keep_pace
 from workers.leaving import Leaving
 
 HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
@@ -74,6 +74,7 @@ class PoolProcess:
     def open(self) -> None:
         """Connect to the record, start renewing and sweeping, and open the desk."""
         settings = self.settings
+        keep_pace()
         url, limits = settings.redis_url.get_secret_value(), limits_of(settings)
         if settings.test_installation:
             crashpoints.obey_orders(settings.data_dir)

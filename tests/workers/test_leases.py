@@ -1,5 +1,6 @@
 """What a process holds is renewed, and ended when it is lost, stopped, or takes too long."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tests.app.supervised import eventually
 from tests.samples import a_message, a_reply
 from tests.valkey import free_port
 from tests.workers.desk import House, a_house
-from workers.leases import Holding, Leases
+from workers.leases import Holding, Leases, keep_pace
 
 
 @pytest.fixture
@@ -239,6 +240,16 @@ def test_what_begins_after_all_were_told_to_end_ends_at_once(house: House) -> No
 
     assert house.texts(message) == []
     assert (house.take(message).vanished, house.wakes.take()[-1]) == (0, "text")
+
+
+def test_a_worker_hands_pythons_lock_on_sooner_than_by_default() -> None:
+    """A renewal waits for it several times, each time for all threads that compute: see benchmarks/renewals.py."""
+    kept = sys.getswitchinterval()
+    try:
+        keep_pace()
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        sys.setswitchinterval(kept)
 
 
 def test_nothing_is_renewed_after_the_close(house: House) -> None:
