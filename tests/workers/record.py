@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from app.mailbox import Limits
+from app.mailbox import GIVEN_UP_AFTER, Limits
 from app.message import VERSION, Attachment, Message
 from app.redis import Store
 from app.sweeper import Sweeper
@@ -107,8 +107,10 @@ def _full(house: House) -> None:
 
 def _given_up(house: House) -> None:
     deadly = house.gets(said("hal", 1))
-    for _ in range(3):
+    for _ in range(GIVEN_UP_AFTER):
+        house.hasten(deadly)
         house.vanish(deadly)
+    house.hasten(deadly)
     house.turn(deadly)
 
 
