@@ -166,11 +166,14 @@ class House:
 
     def deliver_all(self, message: Message) -> None:
         """Until nothing waits; whoever died is replaced, and nobody waits for a back-off."""
+        died = False
         for _ in range(30):
+            if died:  # each time: a renewal of the dead one may have been on its way
+                self.expire(message, "outbox")
             try:
                 self.deliver(message)
             except SystemExit:
-                self.expire(message, "outbox")
+                died = True
             if not self.items("outbox", message):
                 return
             self.hasten(message, "outbox")
