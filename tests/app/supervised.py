@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 CREDENTIALS = {"DINGTALK_CLIENT_ID": "dingsample0001", "DINGTALK_CLIENT_SECRET": "a-secret-of-the-app"}
 
 
-def eventually(condition: Callable[[], Any], *, within_s: float = 20.0) -> None:
+def eventually(condition: Callable[[], Any], *, within_s: float = 60.0) -> None:
     """Poll until the condition holds; fail when it does not in time."""
     deadline = time.monotonic() + within_s
     while not condition():
