@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from app.address import Place, read_address
-from app.errors import BadSetting, StoreUnavailable
+from app.errors import BadSetting, StoreFull
 from app.nodes import (
     AGAIN,
     FIRST_PAUSE_S,
@@ -22,6 +22,7 @@ from app.nodes import (
     WAIT_SHARE,
     Nodes,
     connection_options,
+    given_up,
     read,
     translated,
 )
@@ -69,15 +70,6 @@ class AsyncStore:
         """As Store.run."""
         call = Call(load_script(name), keys, args)
         return await self._repeat(lambda: self._evaluate(call))
-
-    async def set(self, name: str, value: str, *, keep_ms: int) -> None:
-        """Keep a value under a name for a while. Raises StoreUnavailable."""
-
-        async def write() -> None:
-            client = self._nodes.client(await self._place_of(name))
-            await client.set(name, value, px=keep_ms)
-
-        await self._repeat(write)
 
     async def counts(self, names: Sequence[str]) -> list[int | None]:
         """The numbers under some names, 0 where there is none; None if a node of a cluster does not say it soon."""
@@ -134,10 +126,12 @@ class AsyncStore:
                 return await call()
             except (RedisError, RedisClusterException) as exc:
                 found = translated(exc)
+                if isinstance(found, StoreFull):
+                    raise found from exc
                 if not isinstance(found, AGAIN):
                     raise
                 if time.monotonic() + pause > end:
-                    raise StoreUnavailable(str(found)) from exc
+                    raise given_up(found) from exc
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 

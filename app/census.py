@@ -48,6 +48,12 @@ def take_overdue(store: Store, box: Box, at_most: int) -> list[tuple[float, int,
     ]
 
 
+def count_dead_letters(store: Store) -> int:
+    """How many dead letters are kept. Raises StoreUnavailable."""
+    counts = store.repeat(lambda: [store.client.zcard(keys.dead(shard)) for shard in range(keys.SHARDS)])
+    return sum(map(int, counts))
+
+
 def take_census(store: Store, box: Box) -> Census:
     """Count what waits and what is in work, and find the oldest. Raises StoreUnavailable."""
     items = count_items(store, box)

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 import structlog
 
 from app.process import ALIVE_FD, READY_FD, REPLACE_ME, environment_of_child
-from app.servers import EmbeddedServer, answers, end_leftovers, has_room
+from app.servers import EmbeddedServer, answers, clear_unfinished, end_leftovers, has_room
 
 State = Literal["starting", "ready", "draining", "restarting"]
 
@@ -37,6 +37,7 @@ class Spec:
     queue: str | None = None
     server: EmbeddedServer | None = None  # it is ready when it answers PING, not by a word of its own
     early: bool = False  # is started before the servers answer
+    overlaps: bool = False  # at a restart the next process is ready before this one goes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class Child:
         self.state: State = "starting"
         self.pidfd: int | None = None
         self.started_at = time.monotonic()
+        self.boot_s = 0.0  # from the last start to ready
         self._around = surroundings
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = asyncio.Event()
@@ -97,6 +99,11 @@ class Child:
     def pid(self) -> int | None:
         """The process that runs here now; None between two."""
         return self._process.pid if self._process else None
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the place is closed: what runs here is the last."""
+        return self._stopped.is_set()
 
     async def run(self) -> None:
         """Keep a process running here until `drain`; return when the last one has ended."""
@@ -131,6 +138,10 @@ class Child:
             pid = self.pid
             self._signal(signal.SIGTERM)
             asyncio.get_running_loop().call_later(grace_s, self._kill_if_still, pid)
+
+    def tell(self, what: signal.Signals) -> None:
+        """Send a signal that ends nothing."""
+        self._signal(what)
 
     def rss_mb(self) -> float:
         """Memory of the process, in megabytes; 0 between two lives."""
@@ -195,7 +206,7 @@ class Child:
             await readable(word_fd)
             if not os.read(word_fd, 64):
                 return  # closed without a word: it is ending, or it never says so
-        self._was_ready = True
+        self._was_ready, self.boot_s = True, time.monotonic() - self.started_at
         if not self._stopped.is_set():
             self._set_state("ready")
 
@@ -208,6 +219,8 @@ class Child:
     async def _has_room(self) -> bool:
         """Whether an embedded server has disk to run on; said, and waited for a while, if not."""
         server = self.spec.server
+        if server is not None:
+            clear_unfinished(server)
         if server is None or has_room(server):
             self._told_no_room = False
             return True

@@ -15,7 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from app.control import ask
+from app.control import RESTART_DONE, RESTART_UNDER_WAY, ask
+from app.crashpoints import give_orders_once
+from app.dead_letters import commands as dead_letters
 from app.errors import BadSetting, SwitchyardError
 from app.log import setup_logging
 from app.process import end_with_parent
@@ -26,6 +28,7 @@ cli = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A private assistant for a chat."
 )
 run = typer.Typer(no_args_is_help=True)
+cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(run, name="run", hidden=True, help="One process, as the supervisor starts it.")
 
 _POLL_S = 0.1
@@ -55,6 +58,7 @@ def up() -> None:
     def specs(settings: Settings) -> Sequence[Spec]:
         """Called when the data folder is ours: the web process of a supervisor before us is gone by then."""
         _require_port(settings.bind, settings.web_port)
+        give_orders_once(settings.data_dir, settings.die_between)
         return roles(settings)
 
     _warn_of_unknown_variables()
@@ -87,6 +91,22 @@ def scale(
     while wait and not _has(ask(data_dir, {"do": "ps"})["processes"], wanted):
         if time.monotonic() > deadline:
             _say_and_exit(f"not done after {_WAIT_LIMIT_S:.0f} s: see `switchyard ps` and the logs", status=1)
+        time.sleep(_POLL_S)
+
+
+@cli.command()
+def restart(
+    roles: Annotated[
+        list[str] | None, typer.Argument(help="Such as text sender; without: all but the servers.", metavar="[ROLE...]")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it has begun.")] = False,
+) -> None:
+    """Replace processes one after another, each ready before the next one goes: what an upgrade needs."""
+    data_dir = load_settings().data_dir
+    ask(data_dir, {"do": "restart", "roles": roles or []})
+    while wait and (how_far := ask(data_dir, {"do": "ps"})["restart"]) != RESTART_DONE:
+        if how_far != RESTART_UNDER_WAY:
+            _say_and_exit(f"restart {how_far}", status=1)
         time.sleep(_POLL_S)
 
 

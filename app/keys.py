@@ -62,6 +62,10 @@ def calls(month: str) -> str:
     return f"calls:{month}"
 
 
+def listening(machine: str) -> str:
+    """There while that machine's listener has a connection to the platform, and for 10 s after that."""
+    return f"listening:{machine}"
+
+
 SWEEPER = "sweeper"
-LISTENING = "listening"  # there while a listener has a connection to the platform, and for 10 s after that
 FORMAT = "switchyard"  # hash: version and shards, written at the first start

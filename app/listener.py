@@ -7,7 +7,8 @@ import asyncio
 import random
 import time
 from bisect import insort
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from app.channels.dingtalk.connection import Delivery
 from app.channels.dingtalk.messages import body, parse
 from app.channels.dingtalk.opening import Credentials
 from app.channels.dingtalk.stream import BackOff, Delays, Stream
-from app.errors import MalformedFrame, StoreUnavailable
+from app.crashpoints import crashpoint
+from app.errors import MalformedFrame, StoreFull, StoreUnavailable
 from app.message import Message
 from app.settings import Settings
 
@@ -30,7 +32,9 @@ MAX_IN_ACCEPT = 256
 MAX_IN_ACCEPT_ON_CLUSTER = 4096  # those of a silent node must leave room for the others'
 FINISH_S = 5.0  # at the stop: what has been read is stored and acknowledged within this time, or left unacknowledged
 STORE_DELAYS = Delays(first_s=0.05, most_s=2.0)
+LAST_S = 1.0  # and so long for what came while the sockets were closed
 TELL_EVERY_S = 2.0
+APART_S = 120.0  # connections that were opened together are made to differ in age by this
 
 
 @dataclass(slots=True)
@@ -84,7 +88,8 @@ class Listener:
         self._room = asyncio.Semaphore(max_in_accept)
         self._lanes: dict[str, list[_Work]] = {}  # one a conversation, by time of sending, then arrival
         self._tasks: set[asyncio.Task[None]] = set()  # one a lane, and one a frame that is dropped
-        self._unstored: set[str] = set()  # conversations whose frames the store did not take the last time
+        self._unstored = 0  # frames that were refused and are tried again
+        self._trouble: type[StoreUnavailable] | None = None  # ... and what was logged as the reason
         self._stopping = False
 
     @property
@@ -109,6 +114,11 @@ class Listener:
                 self._start(self._drop(delivery))
             else:
                 self._line_up(_Work(delivery, message))
+
+    async def settle(self, within_s: float = FINISH_S) -> None:
+        """Wait until nothing waits, while more may come, or until the time is over."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._arrivals.join(), within_s)
 
     async def finish(self, within_s: float = FINISH_S) -> None:
         """Take nothing new, and store and acknowledge what has been read, within a bound."""
@@ -176,7 +186,6 @@ class Listener:
                 self._leave()
         finally:
             del self._lanes[conversation]
-            self._unstored.discard(conversation)
 
     async def _store(self, work: _Work) -> None:
         try:
@@ -189,34 +198,51 @@ class Listener:
             log.exception("frame not stored", message_id=work.message.id)
             work.delivery.release()
             return
+        crashpoint("accept/ack")
         await work.delivery.ack()
 
     async def _until_stored(self, message: Message) -> None:
         """Repeat accept until it answers. DingTalk may not redeliver, so an unstored frame is kept here."""
-        back_off: BackOff | None = None
+        try:
+            await self._accept(message)
+        except StoreUnavailable as exc:
+            with self._keeping():
+                self._note(exc)
+                await self._try_again(message)
+        self.counts.accepted += 1
+
+    async def _try_again(self, message: Message) -> None:
+        back_off = BackOff(self._delays, self._uniform)
         while True:
+            await asyncio.sleep(back_off.next())
             try:
                 await self._accept(message)
             except StoreUnavailable as exc:
-                self._note_outage(message.conversation, str(exc))
-                back_off = back_off or BackOff(self._delays, self._uniform)
-                await asyncio.sleep(back_off.next())
+                self._note(exc)
             else:
-                self._note_stored(message.conversation)
-                self.counts.accepted += 1
                 return
 
-    def _note_outage(self, conversation: str, reason: str) -> None:
-        """Log an outage once, not once a frame and try; nor each time when a part of the store still answers."""
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """A frame is kept while the block runs; the last one that is stored after all ends the outage."""
+        self._unstored += 1
+        try:
+            yield
+        finally:
+            self._unstored -= 1
+            self._trouble = self._trouble if self._unstored else None
         if not self._unstored:
-            log.warning("the store does not answer: frames are kept and tried again", reason=reason)
-        self._unstored.add(conversation)
+            log.info("the store answers again")
 
-    def _note_stored(self, conversation: str) -> None:
-        if conversation in self._unstored:
-            self._unstored.remove(conversation)
-            if not self._unstored:
-                log.info("the store answers again")
+    def _note(self, exc: StoreUnavailable) -> None:
+        """Log an outage once, not once a frame and try."""
+        if type(exc) is self._trouble:
+            return
+        self._trouble = type(exc)
+        if isinstance(exc, StoreFull):
+            log.error("the record is full: frames are kept and tried again", reason=str(exc))
+        else:
+            log.warning("the store does not answer: frames are kept and tried again", reason=str(exc))
 
     def _leave(self) -> None:
         self._room.release()
@@ -244,7 +270,10 @@ async def run(
     )
     up = asyncio.Event()
     async with httpx.AsyncClient() as client:
-        streams = [Stream(client, credentials, listener.receive, connected=up.set) for _ in range(settings.connections)]
+        streams = [
+            Stream(client, credentials, listener.receive, connected=up.set, first_life_s=number * APART_S or None)
+            for number in range(settings.connections)
+        ]
         await keep(listener, streams, stop, _once_up(streams, up, ready, tell or _nobody))
 
 
@@ -282,17 +311,25 @@ async def keep(
 ) -> None:
     """Run a listener, its streams and what else never ends until `stop`.
 
-    Then finish what was read, and close every socket with 1000.
+    Then acknowledge what was read, close every socket with 1000, and store what came before the platform heard of it.
     """
-    loops = [asyncio.create_task(loop) for loop in (listener.run(), *(stream.run() for stream in streams), *beside)]
+    storing = asyncio.create_task(listener.run())
+    loops = [asyncio.create_task(loop) for loop in (*(stream.run() for stream in streams), *beside)]
     stopped = asyncio.create_task(stop.wait())
     try:
-        done, _ = await asyncio.wait({stopped, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({stopped, storing, *loops}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:
             task.result()  # loops end by their errors alone
-        await listener.finish()
+        await listener.settle()
+        await _close(streams, loops)
+        await listener.finish(LAST_S)
     finally:
-        for task in (stopped, *loops):
-            task.cancel()
-        await asyncio.gather(stopped, *loops, return_exceptions=True)
-        await asyncio.gather(*(stream.close() for stream in streams))
+        await _close(streams, [stopped, storing, *loops])
+
+
+async def _close(streams: list[Stream], loops: list[asyncio.Task[Any]]) -> None:
+    """End the loops, so that nobody connects again, and then every socket."""
+    for task in loops:
+        task.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    await asyncio.gather(*(stream.close() for stream in streams))

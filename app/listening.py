@@ -7,13 +7,18 @@ from contextlib import closing
 
 import uvloop
 
-from app import keys
+from app import crashpoints, keys
+from app.disk import DiskGuard
 from app.installation import check_record, limits_of
 from app.listener import run
+from app.machine import machine_name
+from app.mailbox import Accepted
+from app.message import Message
 from app.process import end_with_parent, ready
 from app.queue import Wake, Waker, create_celery
 from app.redis import AsyncStore, Store
 from app.routing import Dispatcher
+from app.servers import disk_of_record
 from app.settings import Settings
 from app.wording import Wording
 
@@ -22,6 +27,8 @@ CONNECTED_MS = 10_000  # so long after the last word the listener counts as cut 
 
 def main(settings: Settings) -> None:
     """Listen until SIGTERM, and wake the workers. Raises BadSetting if the record is not ours to read."""
+    if settings.test_installation:
+        crashpoints.obey_orders(settings.data_dir)
     with closing(Waker(create_celery("switchyard.listener", settings.broker_url.get_secret_value()))) as waker:
         listen(settings, wake=waker.wake)
 
@@ -38,14 +45,21 @@ async def _listen(settings: Settings, wake: Wake) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    machine = machine_name(settings.data_dir)
     store = AsyncStore(settings.redis_url.get_secret_value(), replicas=settings.replicas_ack)
     dispatcher = Dispatcher(store, limits_of(settings), wake=wake, say=Wording(settings.locale).say)
+    disk = DiskGuard(disk_of_record(settings))
+
+    async def accept(message: Message) -> Accepted:
+        await disk.require_room()
+        return await dispatcher.dispatch(message)
+
     try:
-        await run(settings, dispatcher.dispatch, ready, stop, tell=lambda: tell_connected(store))
+        await run(settings, accept, ready, stop, tell=lambda: tell_connected(store, machine))
     finally:
         await store.close()
 
 
-async def tell_connected(store: AsyncStore) -> None:
-    """Write into the record that a listener has a connection to the platform. Raises StoreUnavailable."""
-    await store.set(keys.LISTENING, "1", keep_ms=CONNECTED_MS)
+async def tell_connected(store: AsyncStore, machine: str) -> None:
+    """Write into the record that a machine's listener has a connection to the platform. Raises StoreUnavailable."""
+    await store.run("tell", [keys.listening(machine)], [1, CONNECTED_MS])

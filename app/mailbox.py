@@ -6,6 +6,7 @@ are settled here and nowhere else.
 """
 
 import enum
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from app.redis import Store
 from app.scripts import Arg
 from app.wire import decode_address, decode_message, decode_reply, encode
 
+Counts = Literal["", "raised", "vanished", "hung"]  # what an attempt that was given back is counted as
+
 MAX_FORWARDS = 3
 DEAD_LETTERS_KEPT_S = 14 * 86_400
 DEAD_LETTERS_PER_SHARD = 10_000 // keys.SHARDS
 SWEEP_AT_MOST = 500
 GRACE_S = 2.0  # a waiting head is due so long after its last wake-up
 BUSY_GRACE_S = 30.0  # ... if its queue is not empty
+SUSPECT_AFTER = 2  # vanished holders: until then it is the lot of all who were in a killed process
+GIVEN_UP_AFTER = 5  # ... so it was a suspect, alone among suspects, three times
 
 
 class Outcome(enum.Enum):
@@ -55,6 +60,7 @@ class Limits:
     waiting_limit: int = 10_000
     stale_after_s: float = 900.0
     context_s: float = 1800.0
+    suspect_rest_s: float = 2.0  # a suspect whose holder vanished once more; twice as long the next time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +81,13 @@ class Lease:
 
     @property
     def suspect(self) -> bool:
-        """Its holders vanished twice: perhaps because of it. Once is the lot of all who were in a killed process."""
-        return self.vanished > 1
+        """Its holders vanished twice: perhaps because of it."""
+        return self.vanished >= SUSPECT_AFTER
+
+    @property
+    def condemned(self) -> bool:
+        """Its holders vanished too often to try once more."""
+        return self.vanished >= GIVEN_UP_AFTER
 
     def message(self) -> Message:
         return decode_message(self.body)
@@ -180,8 +191,10 @@ class Mailbox:
     Every method raises StoreUnavailable when the record does not answer in time; every one may be repeated.
     """
 
-    def __init__(self, store: Store, box: Box, limits: Limits) -> None:
+    def __init__(self, store: Store, box: Box, limits: Limits, *, reads: int = VERSION) -> None:
+        """`reads`: the newest version of items that this program reads; newer ones are left for a newer worker."""
         self.box = box
+        self._reads = reads
         self.limits = limits
         self._store = store
 
@@ -200,11 +213,14 @@ class Mailbox:
         args: list[Arg] = [
             conversation,
             queue,
-            uuid.uuid4().hex,
+            f"{os.getpid()}:{uuid.uuid4().hex}",  # whoever finds a lost process finds what it held
             _ms(self.limits.lease_s),
-            VERSION,
+            self._reads,
             _ms(self.limits.stale_after_s),
             "draft" if self.box == "outbox" else "",
+            SUSPECT_AFTER,
+            GIVEN_UP_AFTER,
+            _ms(self.limits.suspect_rest_s),
         ]
         answer = self._store.run("lease", names, args, patient=False)  # the sweeper wakes it again
         word = answer[0].decode()
@@ -254,7 +270,7 @@ class Mailbox:
             dead_letter,
             _ms(DEAD_LETTERS_KEPT_S),
             DEAD_LETTERS_PER_SHARD,
-            "close card" if self.box == "outbox" else "",
+            "close card" if self.box == "outbox" and reply is None else "",
             VERSION,
             *(closes or (lease.id,)),
         ]
@@ -278,11 +294,12 @@ class Mailbox:
         lease: Lease | DraftLease,
         *,
         after_s: float = 0.0,
-        counts: Literal["", "raised", "vanished"] = "",
+        counts: Counts = "",
         shown: int = 0,
     ) -> str:
         """Give the head back, due again after `after_s`; the queue to wake now, or ''.
 
+        `counts`: what it is counted as; "hung" is as much as to vanish as a suspect.
         `shown`: the version of the draft that the platform has now.
 
         Raises:
@@ -298,6 +315,7 @@ class Mailbox:
             counts,
             lease.id if shown else "",
             shown,
+            SUSPECT_AFTER,
         ]
         return str(self._settled(self._store.run("release", names, args))[1].decode())
 
@@ -318,26 +336,32 @@ class Mailbox:
         None: the node of a cluster that has this one did not answer.
         """
         calls: list[tuple[list[str], list[Arg]]] = [
-            (
-                [keys.state(held.box, held.conversation), keys.due(held.box, keys.shard_of(held.conversation))],
-                [held.conversation, held.token, _ms(self.limits.lease_s)],
-            )
+            (self._place(held.conversation)[1:], [held.conversation, held.token, _ms(self.limits.lease_s)])
             for held in leases
         ]
         answers = self._store.pipelined("renew", calls)
         return [None if answer is None else (bool(answer[0]), bool(answer[1])) for answer in answers]
+
+    def check(self, lease: Lease | DraftLease) -> float:
+        """For how many seconds a lease still holds, asked right before what cannot be undone. Raises LeaseLost."""
+        args: list[Arg] = [lease.conversation, lease.token, _ms(self.limits.lease_s)]
+        left_ms = int(self._store.run("check", self._place(lease.conversation)[1:], args))
+        if not left_ms:
+            raise LeaseLost(f"the lease in the {self.box} is lost")
+        return left_ms / 1000
 
     def overdue(self, shard: int, at_most: int) -> list[tuple[float, str]]:
         """(due since, conversation) of what is due in a shard, oldest first; seconds since the epoch."""
         flat = self._store.run("overdue", [keys.due(self.box, shard)], [at_most])
         return [(float(score) / 1000, name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
 
-    def sweep(self, shard: int, conversations: Sequence[str], *, filled: Sequence[str]) -> list[tuple[str, str]]:
-        """(queue, conversation) to wake, of conversations that are due. `filled`: queues that are not empty."""
-        names = [keys.due(self.box, shard)]
-        for conversation in conversations:
-            names += [keys.items(self.box, conversation), keys.state(self.box, conversation)]
-        args: list[Arg] = [_ms(GRACE_S), _ms(BUSY_GRACE_S), " ".join(filled), uuid.uuid4().hex, *conversations]
+    def sweep(
+        self, shard: int, conversations: Sequence[str], *, filled: Sequence[str], look_again_s: float = BUSY_GRACE_S
+    ) -> list[tuple[str, str]]:
+        """(queue, conversation) to wake, of those that are due. `filled`: queues that are not empty yet."""
+        names = [keys.due(self.box, shard), *(name for one in conversations for name in self._place(one)[:2])]
+        graces = (_ms(GRACE_S), _ms(BUSY_GRACE_S), _ms(look_again_s))
+        args: list[Arg] = [*graces, " ".join(filled), uuid.uuid4().hex, *conversations]
         flat = [part.decode() for part in self._store.run("sweep", names, args)]
         return list(zip(flat[::2], flat[1::2], strict=True))
 

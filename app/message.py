@@ -51,6 +51,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str = ""
     attachments: tuple[Attachment, ...] = ()
     platform_kind: str = ""  # the platform's own word for the kind, for logs and honest sentences
+    late: bool = False  # a replay of a dead letter: the answer says what it is about
     v: int = VERSION
 
 

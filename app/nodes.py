@@ -29,12 +29,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.address import Address, Place
+from app.errors import StoreFull, StoreUnavailable
 
 SILENT = (RedisConnectionError, RedisTimeoutError)
 # Nothing is decided by these: the same call is repeated. While a slot moves, its old node says ASK and its new one
 # TRYAGAIN to a script whose keys are not all there yet; following ASK would run into that.
-AGAIN = (*SILENT, BusyLoadingError, ReadOnlyError, OutOfMemoryError, AskError, TryAgainError, ClusterError)
-_REFUSALS = ("MISCONF", "OOM", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN")
+AGAIN = (*SILENT, BusyLoadingError, ReadOnlyError, AskError, TryAgainError, ClusterError)
+_REFUSALS = ("MISCONF", "LOADING", "READONLY", "NOREPLICAS", "CLUSTERDOWN")
 _MISPLACED = (*SILENT, ReadOnlyError, ClusterDownError)  # perhaps somebody else has the slot now
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5  # between two tries of a call
 WAIT_SHARE = 0.5  # of the time limit of a call: so long replicas are waited for
@@ -140,17 +141,25 @@ class Nodes(Generic[_Client]):
 
 
 def translated(exc: Exception) -> Exception:
-    """A full disk or a full memory is no bug of ours: the record refuses, and may take it later.
+    """A disk that the record cannot write is no bug of ours: it says so even to a PING, and may take it later.
 
-    redis-py's cluster client has errors beside its own tree: those about the cluster's state are the same.
+    A full memory is told at once: nothing that is waited for here makes room. redis-py's cluster client has errors
+    beside its own tree: those about the cluster's state are the same.
     """
     if isinstance(exc, AGAIN):
         return exc
+    if isinstance(exc, OutOfMemoryError):
+        return StoreFull("memory", "the record's memory is full")
     refused = isinstance(exc, ResponseError) and str(exc).startswith(_REFUSALS)
     lost = isinstance(exc, SlotNotCoveredError) or (
         isinstance(exc, RedisClusterException) and isinstance(exc.__cause__, RedisError | OSError)
     )
     return RedisConnectionError(str(exc)) if refused or lost else exc
+
+
+def given_up(exc: Exception) -> StoreUnavailable:
+    """The server did not answer in time, or it cannot write its disk."""
+    return StoreFull("disk", str(exc)) if str(exc).startswith("MISCONF") else StoreUnavailable(str(exc))
 
 
 def read(answer: Any) -> Any:

@@ -14,6 +14,11 @@ READY_FD = "SWITCHYARD_READY_FD"  # the process writes one line here when it can
 ALIVE_FD = "SWITCHYARD_ALIVE_FD"  # end of file here means that the supervisor is gone
 REPLACE_ME = 75  # exit status (EX_TEMPFAIL): start the next one at once, I am worn out
 
+# The supervisor stops everything, and this process, which goes on for now, must be gone within SWITCHYARD_DRAIN_S less
+# SERVERS_ALONE_S. Of all signals one that does nothing where nobody listens to it.
+EVERYTHING_STOPS = signal.SIGURG
+SERVERS_ALONE_S = 1.2
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

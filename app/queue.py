@@ -13,16 +13,18 @@ from typing import Any, Protocol
 
 import structlog
 from celery import Celery
-from kombu import Connection, Queue
-from kombu.exceptions import KombuError
+from kombu import Queue
 
+from app import broker
+from app.errors import BrokerUnavailable
+from app.publishing import MOST_TOGETHER, WakeUp, publisher
 from celeryconfig import QUEUES
 
 log = structlog.get_logger()
 
 _MOST_WAITING = 100_000
-_MOST_TOGETHER = 100
 _LOG_EVERY = 1000
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +62,23 @@ def create_celery(name: str, broker_url: str) -> Celery:
     celery = Celery(name)
     celery.config_from_object("celeryconfig")
     celery.conf.update(broker_url=broker_url)
-    if broker_url.startswith("amqp"):
-        celery.conf.update(
-            broker_transport_options={"confirm_publish": True},
-            task_queues=[
-                Queue(name, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
-                for name in QUEUES
-            ],
-            worker_detect_quorum_queues=True,
-        )
+    celery.amqp.Connection = broker.Connection
+    if broker.is_rabbitmq(broker_url):
+        _suit_rabbitmq(celery)
     return celery
+
+
+def _suit_rabbitmq(celery: Celery) -> None:
+    """Quorum queues, and a silent connection is noticed; the rest of it is in workers/consumer.py."""
+    quorum = {"x-queue-type": "quorum"}
+    celery.conf.update(
+        broker_transport_options={"write_timeout": broker.ANSWER_S},
+        broker_heartbeat=broker.HEARTBEAT_S,
+        task_queues=[Queue(name, routing_key=name, durable=True, queue_arguments=quorum) for name in QUEUES],
+        worker_detect_quorum_queues=True,
+        worker_disable_prefetch=False,  # exists on the Redis protocol only
+        worker_enable_prefetch_count_reduction=False,  # quorum queues know no change of it: it would stay reduced
+    )
 
 
 class Waker:
@@ -81,7 +90,8 @@ class Waker:
         self._later: list[tuple[float, str, str]] = []  # a heap by time; the publishing thread's own
         self._closed = False
         self._failures = 0
-        self._broken = _broker_errors(celery)
+        self.failed_at = float("-inf")  # by the monotonic clock: when a wake-up was lost last
+        self._publisher = publisher(celery.connection_for_write())
         self._thread = threading.Thread(target=self._publish_all, name="waker", daemon=True)
         self._thread.start()
 
@@ -102,31 +112,23 @@ class Waker:
         self._thread.join(timeout_s)
 
     def _publish_all(self) -> None:
-        connection: Connection | None = None
-        producer: Any = None
         while due := self._all_due():
             try:
-                if producer is None:
-                    connection = self._celery.connection_for_write()
-                    producer = connection.Producer(auto_declare=False)
-                with producer.batch(max_size=_MOST_TOGETHER):  # one round trip where the broker can, a loop elsewhere
-                    for wake_up in due:
-                        self._publish(producer, *wake_up)
-            except self._broken as exc:
-                self._failed(type(exc).__name__)
-                if connection is not None:
-                    _close(connection)
-                connection = producer = None
+                self._publisher.publish([self._wake_up(*one) for one in due])
+            except BrokerUnavailable as exc:
+                self._failed(str(exc))
+        self._publisher.close()
 
     def _all_due(self) -> list[tuple[str, str]]:
         """Wait until a wake-up is due; all that are due then, each once. Empty at the end."""
         while True:
-            for _ in range(_MOST_TOGETHER):
+            for _ in range(MOST_TOGETHER):
                 if not self._hear(0.0):
                     break
             if (due := self._due_now()) or self._closed:
                 return due
-            self._hear(self._later[0][0] - time.monotonic() if self._later else None)
+            if not self._hear(self._patience_s()):
+                self._publisher.beat()
 
     def _hear(self, timeout_s: float | None) -> bool:
         """Take over one wish; False if none came within this time, or none will come any more."""
@@ -140,13 +142,20 @@ class Waker:
         heapq.heappush(self._later, wanted)
         return True
 
+    def _patience_s(self) -> float | None:
+        """Until the next wake-up is due, or the connection wants to be looked after; None: for ever."""
+        waits = [self._later[0][0] - time.monotonic()] if self._later else []
+        if self._publisher.beat_s is not None:
+            waits.append(self._publisher.beat_s)
+        return min(waits, default=None)
+
     def _due_now(self) -> list[tuple[str, str]]:
         due: dict[tuple[str, str], None] = {}
-        while self._later and self._later[0][0] <= time.monotonic() and len(due) < _MOST_TOGETHER:
+        while self._later and self._later[0][0] <= time.monotonic() and len(due) < MOST_TOGETHER:
             due[heapq.heappop(self._later)[1:]] = None
         return list(due)
 
-    def _publish(self, producer: Any, queue_name: str, conversation: str) -> None:
+    def _wake_up(self, queue_name: str, conversation: str) -> WakeUp:
         route = ROUTES[queue_name]
         message = self._celery.amqp.as_task_v2(
             str(uuid.uuid4()),
@@ -156,36 +165,44 @@ class Waker:
             kwargsrepr="{}",
             ignore_result=True,
         )
-        producer.publish(
-            message.body,
-            exchange="",  # the default exchange: no binding to look up
-            routing_key=route.queue,
-            serializer="json",
-            headers=message.headers,
-            delivery_mode=1,
-            retry=False,
-            **message.properties,
-        )
+        return WakeUp(route.queue, message.body, message.headers, message.properties)
 
     def _failed(self, reason: str) -> None:
         if self._failures % _LOG_EVERY == 0:
             log.warning("wake-ups are not published; the sweeper will", reason=reason, failures=self._failures + 1)
         self._failures += 1
+        self.failed_at = time.monotonic()
+
+
+class Filled:
+    """The queues that hold wake-ups, as the sweeper asks.
+
+    For some time after wake-ups were lost there are none: whose was lost would have to wait behind those that were not.
+    """
+
+    def __init__(self, celery: Celery, waker: Waker, *, wary_s: float) -> None:
+        self._celery = celery
+        self._waker = waker
+        self._wary_s = wary_s
+        self._missed_at = float("-inf")
+
+    def __call__(self) -> list[str]:
+        lengths = queue_lengths(self._celery)
+        if lengths is None:
+            self._missed_at = time.monotonic()
+        if lengths is None or time.monotonic() - max(self._missed_at, self._waker.failed_at) < self._wary_s:
+            return []
+        return [name for name, length in lengths.items() if length]
 
 
 def queue_lengths(celery: Celery) -> dict[str, int] | None:
-    """Wake-ups that wait in each queue; None when the broker does not answer."""
+    """Wake-ups that wait in each queue; None when the broker does not answer, after some seconds at most."""
     try:
-        return _lengths(celery)
-    except _broker_errors(celery):
+        with broker.answering(celery.connection_for_write(), _PATIENCE_S) as connection:
+            channel = connection.default_channel
+            return {name: _length(channel, name) for name in QUEUES}
+    except BrokerUnavailable:
         return None
-
-
-def _lengths(celery: Celery) -> dict[str, int]:
-    with celery.connection_for_write() as connection:
-        connection.connect()  # once or twice; the channel's own way to a connection takes six seconds to give up
-        channel = connection.default_channel
-        return {name: _length(channel, name) for name in QUEUES}
 
 
 def _length(channel: Any, name: str) -> int:
@@ -195,13 +212,24 @@ def _length(channel: Any, name: str) -> int:
         return 0  # nobody has declared it yet
 
 
-def _broker_errors(celery: Celery) -> tuple[type[BaseException], ...]:
-    connection = celery.connection_for_write()
-    return (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
+def strange_queues(celery: Celery) -> list[str]:
+    """Queues that are on a RabbitMQ with other properties than ours; no worker could take from them.
+
+    Raises:
+        BrokerUnavailable: it did not answer.
+    """
+    with broker.answering(celery.connection_for_write(), _PATIENCE_S) as connection:
+        channel, refused = connection.default_channel, connection.channel_errors
+        return [queue.name for queue in celery.conf.task_queues if _is_strange(queue(channel), refused)]
 
 
-def _close(connection: Connection) -> None:
+def _is_strange(queue: Any, refused: tuple[type[BaseException], ...]) -> bool:
     try:
-        connection.close()
-    except OSError:
-        log.debug("the broken connection to the broker could not be closed")
+        queue.queue_declare(passive=True)
+    except refused:
+        return False  # it is not there
+    try:
+        queue.queue_declare()  # changes nothing: it is there
+    except refused:
+        return True
+    return False

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
-from redis.exceptions import RedisClusterException, RedisError
 
 from app import keys
+from app.errors import StoreUnavailable
 from app.redis import Store
 
 KEPT_S = 40 * 86_400
@@ -33,11 +33,9 @@ class MonthlyCalls:
         """One more call, told before it is made. A record that does not answer costs its count, and never the call."""
         if not self._limit:
             return
-        name = self._name()
         try:
-            known = int(self._store.client.incr(name))
-            self._store.client.expire(name, KEPT_S)
-        except (RedisError, RedisClusterException):
+            (known,) = map(int, self._store.pipelined("count", [([self._name()], [KEPT_S])]))
+        except StoreUnavailable:
             log.warning("a card call was not counted")
             return
         with self._lock:

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from app.address import Address, Place, read_address
 from app.async_redis import AsyncStore
-from app.errors import BadSetting, StoreUnavailable
+from app.errors import BadSetting, StoreFull, StoreUnavailable
 from app.nodes import (
     AGAIN,
     FIRST_PAUSE_S,
@@ -32,6 +32,7 @@ from app.nodes import (
     WAIT_SHARE,
     Nodes,
     connection_options,
+    given_up,
     read,
     translated,
 )
@@ -90,6 +91,7 @@ class Store:
 
         Raises:
             StoreUnavailable: it did not answer by the deadline; it may have run all the same.
+            StoreFull: it refused, and that at once for want of memory. Only what makes the record grow is refused.
         """
         call = Call(load_script(name), keys, args)
 
@@ -109,10 +111,12 @@ class Store:
                 return call()
             except (RedisError, RedisClusterException) as exc:
                 found = translated(exc)
+                if isinstance(found, StoreFull):
+                    raise found from exc
                 if not isinstance(found, AGAIN):
                     raise
                 if time.monotonic() + pause > end:
-                    raise StoreUnavailable(str(found)) from exc
+                    raise given_up(found) from exc
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
@@ -160,6 +164,10 @@ class Store:
     def server_of(self, key: str) -> "redis.Redis":
         """A client of the one server that has a key. Raises StoreUnavailable."""
         return self._nodes.client(self.repeat(lambda: self._place_of(key)))
+
+    def one_a_server(self, keys: Sequence[str]) -> list[str]:
+        """Of these keys one for each server that has some. Raises StoreUnavailable."""
+        return list({self.repeat(lambda key=key: self._place_of(key)): key for key in keys}.values())  # type: ignore[misc]
 
     def servers(self) -> list["redis.Redis"]:
         """A client for each server that has a part of the record. Raises StoreUnavailable."""

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from app.child import Spec
-from app.servers import EmbeddedServer, prepare
+from app.disk import MB
+from app.servers import EmbeddedServer, prepare, reserve_of
 from app.settings import POOLS, QUEUE_OF_POOL, Pool, Settings
 
 _SLOTS_SURPLUS = 2  # a text worker has so many threads a slot: the surplus waits in the engine, so slots stay full
@@ -16,7 +17,7 @@ def roles(settings: Settings) -> tuple[Spec, ...]:
     return (
         *(_server(server) for server in embedded_servers(settings)),
         Spec(role="web", command=lambda _: [python, "-m", "app.cli", "run", "web"], early=True),
-        Spec(role="listener", command=lambda _: [python, "-m", "app.cli", "run", "listener"]),
+        Spec(role="listener", command=lambda _: [python, "-m", "app.cli", "run", "listener"], overlaps=True),
         *(_pool(pool, settings) for pool in POOLS),
     )
 
@@ -24,9 +25,15 @@ def roles(settings: Settings) -> tuple[Spec, ...]:
 def embedded_servers(settings: Settings) -> tuple[EmbeddedServer, ...]:
     """The servers that no setting names, prepared to start in the data folder."""
     data_dir: Path = settings.data_dir
-    record = () if settings.redis_url.get_secret_value() else (prepare("redis", data_dir),)
-    broker = () if settings.broker_url.get_secret_value() else (prepare("broker", data_dir),)
-    return record + broker
+    servers = []
+    if not settings.redis_url.get_secret_value():
+        memory_bytes, reserve = settings.record_memory_mb * MB, reserve_of(settings)
+        servers.append(
+            prepare("redis", data_dir, memory_bytes=memory_bytes, to_start_bytes=reserve.to_start_bytes),
+        )
+    if not settings.broker_url.get_secret_value():
+        servers.append(prepare("broker", data_dir))
+    return tuple(servers)
 
 
 def _server(server: EmbeddedServer) -> Spec:

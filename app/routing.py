@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from app import keys
+from app.crashpoints import crashpoint
 from app.keys import Box
 from app.mailbox import Accepted, Limits, Outcome, acceptance, read_accepted
 from app.message import Message, Reply
@@ -63,6 +64,7 @@ class Dispatcher:
         accepted = read_accepted(await self._store.run("accept", names, args))
         if accepted.outcome in (Outcome.WAKE, Outcome.WAIT):
             self._counts[shard] += 1
+        crashpoint("accept/wake")
         if accepted.wake:
             self._wake(accepted.wake, message.conversation)
         return accepted

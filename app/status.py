@@ -1,12 +1,13 @@
 """What `switchyard status` says: what waits, how long, and what to do about it."""
 
-from app import keys
+from app.census import count_dead_letters
 from app.errors import StoreUnavailable
 from app.installation import limits_of, mailboxes
 from app.mailbox import Mailbox
 from app.queue import create_celery, queue_lengths
 from app.quota import MonthlyCalls
 from app.redis import Store
+from app.room import shortages
 from app.settings import Settings
 
 LATE_S = 30.0
@@ -16,9 +17,13 @@ PATIENCE_S = 2.0
 def report(settings: Settings) -> list[str]:
     """Lines about the mailboxes and the queues; a fault comes with its mend."""
     lines: list[str] = []
-    for part in (_mailboxes, _queues):
+    for part in (_shortages, _mailboxes, _queues):
         lines += part(settings)
     return lines
+
+
+def _shortages(settings: Settings) -> list[str]:
+    return [f"FAULT {shortage.line()}" for shortage in shortages(settings, patience_s=PATIENCE_S)]
 
 
 def _mailboxes(settings: Settings) -> list[str]:
@@ -26,7 +31,11 @@ def _mailboxes(settings: Settings) -> list[str]:
     try:
         boxes = mailboxes(store, limits_of(settings)).values()
         lines = [line for box in boxes for line in _mailbox(box)]
-        return [*lines, _dead_letters(store), *_card_calls(store, settings.card_calls_per_month)]
+        return [
+            *lines,
+            f"dead letters: {count_dead_letters(store)}",
+            *_card_calls(store, settings.card_calls_per_month),
+        ]
     except StoreUnavailable as exc:
         return [f"FAULT the record does not answer ({exc}): look at data/logs/redis-1.log or SWITCHYARD_REDIS_URL"]
     finally:
@@ -40,11 +49,6 @@ def _mailbox(box: Mailbox) -> list[str]:
     if census.oldest_s > LATE_S and not census.in_work:
         lines.append(f"FAULT nothing moves in the {box.box}: is a worker of its queue ready (switchyard ps)?")
     return lines
-
-
-def _dead_letters(store: Store) -> str:
-    counts = store.repeat(lambda: [store.client.zcard(keys.dead(shard)) for shard in range(keys.SHARDS)])
-    return f"dead letters: {sum(map(int, counts))}"
 
 
 def _card_calls(store: Store, limit: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Every process of this machine under one supervisor: start in order, restart, scale, drain in order.
 
 What belongs to one process is in child.py; the lock, and the end of everything after a kill -9, in warden.py; the
-requests of `switchyard ps` and `switchyard scale` come in through control.py.
+requests of `switchyard ps`, `scale` and `restart` come in through control.py.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import structlog
 from app import control, warden
 from app.child import Child, Spec, Surroundings, open_log, readable
 from app.errors import BadSetting
+from app.process import EVERYTHING_STOPS, SERVERS_ALONE_S
+from app.rolling import roles_to_restart, roll
 from app.settings import POOLS, Settings
 
 LOCK_WAIT_S = 15.0
@@ -30,7 +32,7 @@ _ANSWERING: frozenset[str] = frozenset(POOLS) - {"sender"}
 _SCALABLE: frozenset[str] = frozenset(POOLS)
 # Of the drain time: the listener's own part, and what is left over when the others and the servers must be gone.
 _LISTENER_SHARE, _LISTENER_LONGEST_S = 0.075, 1.5
-_AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S = 2.2, 1.2, 0.4
+_AFTER_WORKERS_S, _AFTER_OTHERS_S, _AFTER_SERVERS_S = 2.2, SERVERS_ALONE_S, 0.4
 _LAST_SENDS_S = 0.3  # what the last turns committed goes out
 _WEIGH_S = 2.0
 _WARDEN_PAUSE_S, _WARDEN_END_S = 0.2, 0.5
@@ -52,6 +54,7 @@ class Supervisor:
         self._wanted: dict[str, int] = {}
         self._children: list[Child] = []
         self._places: set[asyncio.Task[None]] = set()
+        self._rolling: asyncio.Task[str] | None = None
         self._started = False  # whether everything was ready once
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
@@ -65,11 +68,13 @@ class Supervisor:
             BadSetting: the data folder cannot be made or written.
         """
         _make_folder(self._data_dir)
-        lock = warden.take_lock(self._data_dir, wait_s=LOCK_WAIT_S, say=log.warning)
+        with _writing(self._data_dir):
+            lock = warden.take_lock(self._data_dir, wait_s=LOCK_WAIT_S, say=log.warning)
         alive_fd, our_end = os.pipe()  # our end is closed by our death, and that is what the children read
         try:
             self._listen_to_signals()
-            self._specs = self._make_specs(self._settings)
+            with _writing(self._data_dir):
+                self._specs = self._make_specs(self._settings)
             self._wanted = {spec.role: spec.count for spec in self._specs}
             await self._supervise(lock, alive_fd)
         finally:
@@ -87,6 +92,7 @@ class Supervisor:
                 "queue": child.spec.queue,
                 "state": child.state,
                 "uptime_s": round(now - child.started_at, 1) if child.pid else 0.0,
+                "boot_s": round(child.boot_s, 2),
             }
             for child in self._children
         ]
@@ -107,6 +113,34 @@ class Supervisor:
         for role in pools:
             self._fill(known[role])
 
+    def restart(self, named: Sequence[str]) -> None:
+        """Begin to replace the processes of roles, one after another; with no name, of all roles but the servers.
+
+        Raises:
+            BadSetting: no such role, or this is not the time; nothing was changed.
+        """
+        roles = roles_to_restart(named, {spec.role for spec in self._specs})
+        if self._stop.is_set() or not self._started:
+            raise BadSetting("restart: the supervisor is starting or stopping; wait for `ready`")
+        if self._rolling and not self._rolling.done():
+            raise BadSetting("restart: one is under way; wait for its end")
+        children = [child for role in roles for child in self._children if child.spec.role == role]
+        self._rolling = self._tasks.create_task(
+            roll(
+                children,
+                until=self._until,
+                beside=self._open_place,
+                is_there=self._children.__contains__,
+                drain_s=self._settings.drain_s,
+            )
+        )
+
+    def _how_far(self) -> str:
+        """What became of the last restart; empty if there was none."""
+        if self._rolling is None or self._rolling.cancelled():
+            return ""
+        return self._rolling.result() if self._rolling.done() else control.RESTART_UNDER_WAY
+
     async def _supervise(self, lock: int, alive_fd: int) -> None:
         async with control.serve(self._data_dir, self._answer), asyncio.TaskGroup() as tasks:
             self._tasks, self._around = tasks, self._surroundings(alive_fd)
@@ -115,6 +149,8 @@ class Supervisor:
             starting = tasks.create_task(self._bring_up())
             await self._stop.wait()
             starting.cancel()
+            if self._rolling:
+                self._rolling.cancel()
             await self._drain()
             guard.cancel()
             weigher.cancel()
@@ -154,19 +190,23 @@ class Supervisor:
         log.info("ready", processes=len(self._children))
 
     def _fill(self, spec: Spec) -> None:
-        """Have as many places of a role as are wanted, beside those that drain."""
+        """Have as many places of a role as are wanted, beside those that leave."""
         count = self._wanted[spec.role]
-        taken = {child.number for child in self._children if child.spec is spec}
-        staying = [child for child in self._children if child.spec is spec and child.state != "draining"]
+        staying = [child for child in self._children if child.spec is spec and not child.leaves]
         for surplus in staying[count:]:
             surplus.drain(self._settings.drain_s)
-        free = (number for number in range(1, len(taken) + count + 1) if number not in taken)
         for _ in range(count - len(staying)):
-            child = Child(spec, next(free), self._around)
-            self._children.append(child)
-            place = self._tasks.create_task(self._keep(child))
-            self._places.add(place)
-            place.add_done_callback(self._places.discard)
+            self._open_place(spec)
+
+    def _open_place(self, spec: Spec) -> Child:
+        """One more place of a role, with the lowest number that is free."""
+        taken = {child.number for child in self._children if child.spec is spec}
+        child = Child(spec, min(set(range(1, len(taken) + 2)) - taken), self._around)
+        self._children.append(child)
+        place = self._tasks.create_task(self._keep(child))
+        self._places.add(place)
+        place.add_done_callback(self._places.discard)
+        return child
 
     async def _keep(self, child: Child) -> None:
         try:
@@ -197,7 +237,8 @@ class Supervisor:
     async def _drain(self) -> None:
         """The listener first, so that nothing new comes in; the servers last, so that all can write to the end.
 
-        The senders stop when the turns have: their answers go out now and not after the next start.
+        The senders stop when the turns have: their answers go out now and not after the next start. They hear of the
+        end at once all the same, so that they begin nothing that they could not finish.
         """
         log.info("stopping", within_s=self._settings.drain_s)
         end = time.monotonic() + self._settings.drain_s
@@ -211,6 +252,9 @@ class Supervisor:
                 child.drain(kill_at - time.monotonic())
             await self._until(lambda: not any(map(of_this, self._children)), within_s=wait_until - time.monotonic())
 
+        for child in self._children:
+            if child.spec.role == "sender":
+                child.tell(EVERYTHING_STOPS)
         await stop(_is_listener, kill_at=others_end, wait_until=listener_end)
         await stop(_is_answering, kill_at=workers_end, wait_until=workers_end)
         await asyncio.sleep(_LAST_SENDS_S)
@@ -263,24 +307,35 @@ class Supervisor:
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request:
             case {"do": "ps"}:
-                return {"started": self._started, "processes": self.ps()}
+                return {"started": self._started, "processes": self.ps(), "restart": self._how_far()}
             case {"do": "scale", "pools": dict(pools)}:
                 self.scale(pools)
+                return {}
+            case {"do": "restart", "roles": [*roles]}:
+                self.restart(list(map(str, roles)))
                 return {}
             case {"do": "stop"}:
                 self._stop.set()
                 return {}
-        raise BadSetting("a request is one of ps, scale with pools, stop")
+        raise BadSetting("a request is one of ps, scale with pools, restart with roles, stop")
 
 
 def _make_folder(data_dir: Path) -> None:
-    try:
+    with _writing(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=data_dir):
             pass
+
+
+@contextlib.contextmanager
+def _writing(data_dir: Path) -> Iterator[None]:
+    """Tell in a sentence that the data folder cannot be written. Raises BadSetting."""
+    try:
+        yield
     except OSError as exc:
         raise BadSetting(
-            f"SWITCHYARD_DATA_DIR: {data_dir} cannot be made or written ({exc.strerror}); name a folder of this user"
+            f"SWITCHYARD_DATA_DIR: {data_dir} cannot be made or written ({exc.strerror}); name a folder of this user, "
+            "with room on its disk"
         ) from exc
 
 

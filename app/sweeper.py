@@ -1,5 +1,6 @@
 """Wakes what is due and did not move. One process at a time sweeps; any other takes over when it stops."""
 
+import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ import structlog
 from app import keys
 from app.census import take_overdue
 from app.errors import StoreUnavailable
-from app.mailbox import SWEEP_AT_MOST, Mailbox
+from app.mailbox import BUSY_GRACE_S, GRACE_S, SWEEP_AT_MOST, Mailbox
 from app.queue import ROUTES, Wake
 from app.redis import Store
 
@@ -34,7 +35,7 @@ class Sweeper:
         self._wake = wake
         self._filled = filled
         self._interval_s = interval_s
-        self._me = uuid.uuid4().hex
+        self._me = f"{os.getpid()}:{uuid.uuid4().hex}"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._sweep_all, name="sweeper", daemon=True)
 
@@ -54,12 +55,15 @@ class Sweeper:
         if not due:
             return 0
         filled = self._filled()
+        look_again_s = GRACE_S if len(due) < SWEEP_AT_MOST else BUSY_GRACE_S  # a long backlog fills no sweep twice
         woken = 0
         for box in self._boxes:
             queues = [name for name, route in ROUTES.items() if route.queue in filled]
             for shard in range(keys.SHARDS):
                 names = [name for _, kind, number, name in due if (kind, number) == (box.box, shard)]
-                for queue, conversation in box.sweep(shard, names, filled=queues) if names else ():
+                if not names:
+                    continue
+                for queue, conversation in box.sweep(shard, names, filled=queues, look_again_s=look_again_s):
                     self._wake(queue, conversation)
                     woken += 1
         return woken

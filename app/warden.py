@@ -44,8 +44,9 @@ def take_lock(data_dir: Path, *, wait_s: float, say: Callable[[str], None]) -> i
             say(f"waiting up to {wait_s:.0f} s for the processes of the last supervisor (pid {holder}) to end")
             said = True
         time.sleep(_POLL_S)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    name = f"{os.getpid()}\n".encode()
+    os.pwrite(descriptor, name, 0)  # over the old one, and cut then: that works on a full disk too
+    os.ftruncate(descriptor, len(name))
     return descriptor
 
 

@@ -7,6 +7,7 @@ from app.errors import BadSetting
 
 _FOLDER = Path(__file__).with_suffix("")  # app/wording/
 LOCALES: tuple[str, ...] = tuple(sorted(file.stem for file in _FOLDER.glob("*.json"))) if _FOLDER.is_dir() else ()
+FIRST_CHARACTERS = 40  # of a question that is quoted
 
 
 class Wording:
@@ -22,6 +23,14 @@ class Wording:
     def say(self, key: str, **fields: object) -> str:
         """The sentence of this key with its fields filled in. Raises KeyError for an unknown key or a missing field."""
         return self._sentences[key].format_map(fields)
+
+    def late(self, question: str, text: str) -> str:
+        """A late answer that begins with what it is about: the first words of the question, if it had any."""
+        words = " ".join(question.split())
+        if not words:
+            return self.say("late_reply", text=text)
+        beginning = words if len(words) <= FIRST_CHARACTERS else f"{words[:FIRST_CHARACTERS].rstrip()}…"
+        return self.say("late_answer", question=beginning, text=text)
 
     def sentences(self) -> dict[str, str]:
         """Every key with its sentence, fields not filled in."""

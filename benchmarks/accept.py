@@ -101,14 +101,15 @@ class GatewayProcess:
 @contextmanager
 def bench(folder: Path) -> Iterator[Bench]:
     """A gateway, a record and a broker, empty; ended afterwards."""
-    with _server("redis", folder) as record, _server("broker", folder) as broker:
+    with embedded("redis", folder) as record, embedded("broker", folder) as broker:
         command = [sys.executable, "-m", "benchmarks.gateway"]
         with _ended(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)) as process:
             yield Bench(GatewayProcess(process), record, broker)
 
 
 @contextmanager
-def _server(role: ServerRole, folder: Path) -> Iterator[EmbeddedServer]:
+def embedded(role: ServerRole, folder: Path) -> Iterator[EmbeddedServer]:
+    """An empty server of a kind, ended afterwards."""
     server = prepare(role, folder)
     with _ended(subprocess.Popen(server.command, stdout=subprocess.DEVNULL, text=True)):
         deadline = time.monotonic() + START_LIMIT_S

@@ -10,11 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.control import ask
+from app.control import NotRunning, ask
 from app.errors import Permanent
 from app.process import ALIVE_FD, environment_of_child
 from sandbox.process import Sandbox
@@ -29,27 +28,23 @@ class RunFailed(Permanent):
     """The run could not be made, so it proves nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What was done to a process, and how long until its role was whole again. Seconds."""
-
-    what: str
-    role: str
-    pid: int
-    away_s: float
-
-
 class Installation:
     """A running installation."""
 
-    def __init__(self, process: subprocess.Popen[str], data_dir: Path, web_port: int) -> None:
-        self.process = process
-        self.data_dir = data_dir
+    def __init__(self, folder: Path, web_port: int, environment: Mapping[str, str], alive_fd: int) -> None:
+        self.data_dir = folder / "data"
         self.web_port = web_port
+        self._log = folder / "up.log"
+        self._environment = environment
+        self._alive_fd = alive_fd
+        self.process = self._start()
 
     def processes(self, role: str = "") -> list[dict[str, Any]]:
-        """What `switchyard ps` shows, of one role or of all."""
-        found: list[dict[str, Any]] = ask(self.data_dir, {"do": "ps"})["processes"]
+        """What `switchyard ps` shows, of one role or of all; nothing while the supervisor does not answer."""
+        try:
+            found: list[dict[str, Any]] = ask(self.data_dir, {"do": "ps"})["processes"]
+        except NotRunning:
+            return []
         return [one for one in found if role in ("", one["role"])]
 
     def scale(self, **pools: int) -> None:
@@ -60,31 +55,70 @@ class Installation:
         began = time.monotonic()
         while not condition():
             if time.monotonic() - began > limit_s:
-                raise RunFailed(f"{what}: not within {limit_s:.0f} s")
+                raise RunFailed(f"{what}: not within {limit_s:.0f} s; {self.last_words()}")
             time.sleep(POLL_S)
         return time.monotonic() - began
 
-    def kill(self, role: str, chance: random.Random) -> Fault:
-        """`kill -9` one process of a role, and wait until the role is whole again."""
-        before = self.processes(role)
-        victim = chance.choice(before)["pid"]
+    def kill(self, role: str, chance: random.Random) -> int:
+        """`kill -9` one process of a role, and wait until the role is whole again; the pid that it had."""
+        victim: int = chance.choice(self.processes(role))["pid"]
         os.kill(victim, signal.SIGKILL)
+        self.wait_until(lambda: self.whole_without(role, victim), f"{role} comes back")
+        return victim
 
-        def whole() -> bool:
-            now = [one["state"] for one in self.processes(role) if one["pid"] != victim]
-            return now == ["ready"] * len(before)
-
-        return Fault("kill", role, victim, round(self.wait_until(whole, f"{role} comes back"), 2))
-
-    def freeze(self, role: str, chance: random.Random, seconds: float) -> Fault:
-        """Let one process sleep, and wake it up."""
-        victim = chance.choice(self.processes(role))["pid"]
+    def freeze(self, role: str, chance: random.Random, seconds: float) -> int:
+        """Let one process of a role sleep, and wake it up; its pid."""
+        victim: int = chance.choice(self.processes(role))["pid"]
         os.kill(victim, signal.SIGSTOP)
         try:
             time.sleep(seconds)
         finally:
             os.kill(victim, signal.SIGCONT)
-        return Fault("freeze", role, victim, seconds)
+        return victim
+
+    def whole_without(self, role: str, victim: int) -> bool:
+        """Whether every place of a role has a process that is ready, and none is the one that was killed."""
+        now = self.processes(role)
+        return bool(now) and all(one["state"] == "ready" and one["pid"] != victim for one in now)
+
+    def kill_supervisor(self) -> None:
+        """`kill -9` the supervisor, and start the next one on the same data; `until_ready` waits for it."""
+        self.process.kill()
+        self.process.wait()
+        self._close_output()
+        self.process = self._start()
+
+    def until_ready(self) -> None:
+        """Wait for the line `ready`. Raises RunFailed; the end of the log is in the text."""
+        output = self.process.stdout
+        readable = output is not None and select.select([output], [], [], START_LIMIT_S)[0]
+        if output is None or not readable or output.readline().strip() != "ready":
+            raise RunFailed(f"switchyard up did not become ready; {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of the supervisor's log."""
+        return f"the end of its log:\n{self._log.read_text()[-2000:]}"
+
+    def end(self) -> None:
+        """SIGTERM, and wait for the end."""
+        self.process.terminate()
+        self.process.wait()
+        self._close_output()
+
+    def _start(self) -> subprocess.Popen[str]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "up"],
+                env=environment_of_child(self._environment),
+                pass_fds=[self._alive_fd],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def _close_output(self) -> None:
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 @contextmanager
@@ -94,26 +128,15 @@ def installation(folder: Path, sandbox: Sandbox, settings: Mapping[str, str]) ->
     Raises:
         RunFailed: it did not become ready; the end of its log is in the text.
     """
-    data_dir, port = folder / "data", free_port()
+    port = free_port()
     alive_fd, our_end = os.pipe()
-    own = {"SWITCHYARD_DATA_DIR": str(data_dir), "SWITCHYARD_WEB_PORT": str(port), ALIVE_FD: str(alive_fd)}
-    with (folder / "up.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "up"],
-            env=environment_of_child({**own, **sandbox.environment(), **settings}),
-            pass_fds=[alive_fd],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
+    own = {"SWITCHYARD_DATA_DIR": str(folder / "data"), "SWITCHYARD_WEB_PORT": str(port), ALIVE_FD: str(alive_fd)}
+    house = Installation(folder, port, {**own, **sandbox.environment(), **settings}, alive_fd)
     try:
-        _until_ready(process, folder / "up.log")
-        yield Installation(process, data_dir, port)
+        house.until_ready()
+        yield house
     finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        house.end()
         os.close(our_end)
         os.close(alive_fd)
 
@@ -122,10 +145,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _until_ready(process: subprocess.Popen[str], log: Path) -> None:
-    """Wait for the line `ready`; a process that ends or says nothing is a failed run."""
-    output = process.stdout
-    if output is None or not select.select([output], [], [], START_LIMIT_S)[0] or output.readline().strip() != "ready":
-        raise RunFailed(f"switchyard up did not become ready:\n{log.read_text()[-2000:]}")

@@ -62,6 +62,10 @@ class SandboxClient:
         """From now on all goes well."""
         self.fault("clear")
 
+    def clear_route_faults(self) -> None:
+        """From now on all calls go well; redeliveries and dead connections stay as they are."""
+        self.fault("clear_routes")
+
     def rules(self, **changes: Any) -> Json:
         """Change rules by name (see `rules.py`); -> all rules."""
         self._post("rules", changes)
@@ -69,12 +73,16 @@ class SandboxClient:
 
     def log(self, since: int = 0, *kinds: str) -> list[Event]:
         """Every event after `since`, oldest first; of these kinds only, if any are named."""
+        return self.follow(since, *kinds)[0]
+
+    def follow(self, since: int, *kinds: str) -> tuple[list[Event], int]:
+        """As `log`, with the number from which to go on."""
         events: list[Event] = []
         while True:
             page = self._get("log", since=since, kinds=",".join(kinds))
             events += page["events"]
             if page["next"] in (since, page["last"]):
-                return events
+                return events, page["next"]
             since = page["next"]
 
     def last(self) -> int:

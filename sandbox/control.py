@@ -67,16 +67,21 @@ class Control:
     def _fault(self, body: Json) -> Json:
         """Set a lasting fault, do a momentary one to connections, or clear them all.
 
-        disconnect (close_after_s, reason), drop and zombie (pong) are done to a `connection`: an index, an id or "all";
-        a zombie may also be "next", for the next `times` connections. The lasting ones are in `faults.py`.
+        disconnect (close_after_s, reason), drop (reset), tear (the next frame breaks off halfway) and zombie (pong)
+        are done to a `connection`: an index, an id or "all"; a zombie may also be "next", for the next `times`
+        connections. disconnect_every (every_s, close_after_s) and those in `faults.py` last.
         """
         act = _MOMENTARY.get(str(body.get("fault"))) if body.get("connection") != "next" else None
         if body.get("fault") == "clear":
             self._world.faults.clear()
+        elif body.get("fault") == "clear_routes":
+            self._world.faults.routes.clear()
         elif body.get("fault") == "expire_tokens":
             self._world.tokens.expire()
         elif body.get("fault") == "expire_webhooks":
             self._world.sessions.expire()
+        elif body.get("fault") == "disconnect_every":
+            self._world.gateway.disconnect_every(float(body.get("every_s", 3)), float(body.get("close_after_s", 10)))
         elif act is None:
             self._world.faults.plan(body)
         else:
@@ -147,7 +152,11 @@ def _disconnect(world: World, connection: Connection, body: Json) -> None:
 
 
 def _drop(world: World, connection: Connection, body: Json) -> None:
-    connection.wire.drop()
+    connection.wire.drop(reset=bool(body.get("reset", False)))
+
+
+def _tear(world: World, connection: Connection, body: Json) -> None:
+    connection.torn = True
 
 
 def _zombie(world: World, connection: Connection, body: Json) -> None:
@@ -157,6 +166,7 @@ def _zombie(world: World, connection: Connection, body: Json) -> None:
 _MOMENTARY: dict[str, Callable[[World, Connection, Json], None]] = {
     "disconnect": _disconnect,
     "drop": _drop,
+    "tear": _tear,
     "zombie": _zombie,
 }
 

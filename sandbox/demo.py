@@ -62,6 +62,8 @@ def assistant(sandbox: Sandbox, data_dir: Path) -> Iterator[tuple[subprocess.Pop
         "SWITCHYARD_LOCALE": os.environ.get("SWITCHYARD_LOCALE", "en"),
         "SWITCHYARD_CARD_INTERVAL_MS": os.environ.get("SWITCHYARD_CARD_INTERVAL_MS", "300"),
     }
+    # The demo stores next to nothing, and many a laptop has less free than the share that a server keeps.
+    settings["SWITCHYARD_DISK_FREE_PERCENT"] = os.environ.get("SWITCHYARD_DISK_FREE_PERCENT", "0")
     log = data_dir / "up.log"
     print(f"starting every process (log: {os.path.relpath(log)}) ", end="", flush=True)
     alive_fd, our_end = os.pipe()  # it ends when we do, however we end

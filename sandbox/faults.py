@@ -92,6 +92,14 @@ class Redelivery:
     times: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Goodbyes:
+    """Tell the connection that has been up longest to go, again and again. Seconds."""
+
+    every_s: float
+    close_after_s: float
+
+
 @dataclass(slots=True)
 class Faults:
     """Every fault that is set at present."""
@@ -99,6 +107,7 @@ class Faults:
     routes: list[RouteFault] = field(default_factory=list)
     unacked: Redelivery | None = None
     acked: Redelivery | None = None
+    goodbyes: Goodbyes | None = None
     # How many of the next connections are dead from birth, and whether those still pong.
     stillborn: int = 0
     stillborn_pong: bool = False
@@ -135,7 +144,7 @@ class Faults:
     def clear(self) -> None:
         """From now on all goes well."""
         self.routes.clear()
-        self.unacked = self.acked = None
+        self.unacked = self.acked = self.goodbyes = None
         self.stillborn = 0
 
     def _answer(self, request: Json) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sandbox.bounded import Bounded
-from sandbox.faults import Faults, Redelivery
+from sandbox.faults import Faults, Goodbyes, Redelivery
 from sandbox.frames import Ack, BadAck, encode, frame, read_ack
 from sandbox.journal import Journal
 from sandbox.refusal import bad_param
@@ -28,14 +28,21 @@ class Wire(Protocol):
         """Write one frame now; False if the socket is closing."""
         ...
 
-    def drop(self) -> None:
-        """Break the connection without a goodbye."""
+    def drop(self, *, reset: bool = False) -> None:
+        """Break the connection without a goodbye; `reset` it, so that what is on its way is lost too."""
+        ...
+
+    def tear(self, content: str | bytes) -> None:
+        """Write the first half of one frame, then reset the connection."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One client connection. `retired`: it was told to go and gets nothing more; `mute`: pushes to it are lost."""
+    """One client connection.
+
+    `retired`: it was told to go and gets nothing more; `mute`: pushes to it are lost; `torn`: the next push breaks it.
+    """
 
     id: str
     wire: Wire
@@ -43,6 +50,7 @@ class Connection:
     close: Callable[[], None]
     retired: bool = False
     mute: bool = False
+    torn: bool = False
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
@@ -89,6 +97,7 @@ class Gateway:
         self._tickets: Bounded[str, tuple[float, Topics]] = Bounded(10_000)
         self._deliveries: Bounded[str, Delivery] = Bounded(1_000_000)
         self._numbers = 0
+        self._uncovered_at: float | None = clock()
         self.connections: list[Connection] = []
 
     def open(self, topics: Topics) -> str:
@@ -111,6 +120,7 @@ class Gateway:
         connection = Connection(f"conn-{self._next()}", wire, topics, close)
         self.connections.append(connection)
         self.journal.add("connected", connection=connection.id)
+        self._note_cover()
         if self.faults.stillborn > 0:
             self.faults.stillborn -= 1
             self.kill(connection, pong=self.faults.stillborn_pong)
@@ -127,6 +137,7 @@ class Gateway:
         if connection in self.connections:
             self.connections.remove(connection)
             self.journal.add("closed", connection=connection.id, code=code)
+            self._note_cover()
 
     def pick(self, which: object) -> list[Connection]:
         """The connections that a test names: "all", an index in the order of connecting, or an id."""
@@ -164,8 +175,14 @@ class Gateway:
     def disconnect(self, connection: Connection, *, close_after_s: float, reason: str) -> None:
         """Say goodbye, push nothing more, and close the socket later."""
         connection.retired = True
+        self._note_cover()
         self.system(connection, "disconnect", {"reason": reason})
         connection.timers.append(asyncio.get_running_loop().call_later(close_after_s, connection.close))
+
+    def disconnect_every(self, every_s: float, close_after_s: float) -> None:
+        """Every so often tell the connection that has been up longest to go, until the faults are cleared."""
+        rule = self.faults.goodbyes = Goodbyes(every_s, close_after_s)
+        self._later(every_s, self._say_goodbye, rule)
 
     def kill(self, connection: Connection, *, pong: bool) -> None:
         """Make a zombie: pushes to it are lost for ever; without `pong` it does not even read what the client says."""
@@ -220,7 +237,10 @@ class Gateway:
             delivery=push.deliveries,
             lost=connection.mute,
         )
-        if not connection.mute and not connection.wire.push(text):
+        if connection.torn and not connection.mute:
+            connection.wire.tear(text)
+            connection.mute = event["lost"] = True
+        elif not connection.mute and not connection.wire.push(text):
             event["lost"] = True
 
     def _random(self, push: Push) -> Connection | None:
@@ -233,6 +253,23 @@ class Gateway:
     def _redeliver_unacked(self, push: Push, rule: Redelivery) -> None:
         if not push.acked and self.faults.unacked is rule and push.deliveries <= rule.times:
             self.push(push)
+
+    def _say_goodbye(self, rule: Goodbyes) -> None:
+        if self.faults.goodbyes is not rule:
+            return
+        if longest := next((c for c in self.connections if not c.retired), None):
+            self.disconnect(longest, close_after_s=rule.close_after_s, reason="connection is expired")
+        self._later(rule.every_s, self._say_goodbye, rule)
+
+    def _note_cover(self) -> None:
+        """Write down since when nobody gets what is pushed, and that somebody does again."""
+        covered = any(not connection.retired for connection in self.connections)
+        if not covered and self._uncovered_at is None:
+            self._uncovered_at = self._clock()
+            self.journal.add("uncovered")
+        elif covered and self._uncovered_at is not None:
+            self.journal.add("covered", after_ms=(self._clock() - self._uncovered_at) * 1000)
+            self._uncovered_at = None
 
     def _beat(self, connection: Connection, topic: str, every_s: float) -> None:
         if every_s <= 0:

@@ -5,6 +5,8 @@ Every event has `seq`, `kind`, `wall_s` and `mono_s`; what else it has goes by i
     opened       subscriptions                                   a ticket was given out
     connected    connection
     closed       connection, code                                1005 and 1006: without a close frame
+    uncovered                                                    from now on nobody gets pushes: all are told to go
+    covered      after_ms                                        somebody does again, after so long
     pushed       msgId, connection, messageId, topic, conversation, delivery (1 = the first), lost
     unpushed     msgId, conversation                             nobody was connected
     acked        msgId, connection, messageId, conversation, code, data, after_ms

@@ -59,13 +59,14 @@ class Platform:
     async def _open(self, request: Request) -> Response:
         if "application/json" not in request.headers.get("accept", ""):
             return Response(XML, 406, media_type="application/xml")
-        return await self._door.call(request, self._ticket, guarded=False)
+        host = request.headers.get("host", "")  # whoever came through a proxy connects through it too
+        return await self._door.call(request, lambda body: self._ticket(body, host), guarded=False)
 
-    def _ticket(self, body: Json) -> Json:
+    def _ticket(self, body: Json, host: str) -> Json:
         if not self._world.credentials.match(body.get("clientId"), body.get("clientSecret")):
             raise bad_param("authFailed", "鉴权失败")
         ticket = self._world.gateway.open(_topics(body.get("subscriptions")))
-        return {"endpoint": self._world.base_url.replace("http", "ws", 1) + "/connect", "ticket": ticket}
+        return {"endpoint": f"ws://{host}/connect", "ticket": ticket}
 
     async def _connect(self, websocket: WebSocket) -> None:
         gateway = self._world.gateway

@@ -1,5 +1,7 @@
 """The server's end of one WebSocket, with the few things that an ASGI application cannot do by itself."""
 
+import socket
+import struct
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
@@ -8,6 +10,8 @@ from websockets.exceptions import InvalidState
 from websockets.http11 import Request
 
 SCOPE_KEY = "sandbox.socket"
+TEAR_S = 0.05  # until the first half of a torn frame is on its way
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel sends RST
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -36,21 +40,34 @@ class Socket(WebSocketsSansIOProtocol):
 
     def push(self, content: str | bytes) -> bool:
         """Write one frame now, in the order of the calls; False if the socket is closing."""
+        if data := self._framed(content):
+            self.transport.write(data)
+        return bool(data)
+
+    def tear(self, content: str | bytes) -> None:
+        """Write the first half of one frame, then reset the TCP connection."""
+        if data := self._framed(content):
+            self.transport.write(data[: len(data) // 2])
+            self.loop.call_later(TEAR_S, lambda: self.drop(reset=True))
+
+    def drop(self, *, reset: bool = False) -> None:
+        """Break the TCP connection without a close frame; `reset` it, so that what is on its way is lost too."""
+        if reset and not self.transport.is_closing():
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def _framed(self, content: str | bytes) -> bytes:
+        """The bytes of one frame; none if the socket is closing."""
         if self.close_sent or self.disconnected or self.transport.is_closing():
-            return False
+            return b""
         try:
             if isinstance(content, str):
                 self.conn.send_text(content.encode())
             else:
                 self.conn.send_binary(content)
         except InvalidState:
-            return False
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        return True
-
-    def drop(self) -> None:
-        """Break the TCP connection without a close frame."""
-        self.transport.abort()
+            return b""
+        return b"".join(self.conn.data_to_send())
 
     def end(self) -> None:
         """Say goodbye with a close frame; the TCP connection ends with the answer, or at once if none can come."""

@@ -8,6 +8,8 @@ import pytest
 from app.keys import Box
 from app.mailbox import Limits, Mailbox
 from app.redis import Store
+from prove.rabbitmq import RabbitMQ, missing, rabbitmq
+from tests.machine import lacking
 from tests.valkey import valkey
 
 
@@ -26,6 +28,15 @@ def store(valkey_url: str) -> Iterator[Store]:
     store.client.flushall()
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """One RabbitMQ for all tests of a session that need it; a test that kills it starts it again."""
+    if missing():
+        lacking(*missing().split(": ", 1))
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
 
 
 class Boxes:

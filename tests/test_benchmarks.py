@@ -5,11 +5,13 @@ import asyncio
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from benchmarks import accept, failover, load, overhead
+from app.redis import Store
+from benchmarks import accept, failover, load, overhead, renewals
 from benchmarks.figures import Figure, Reach, arguments_for, as_json, median, percentile, show, table
 from prove.cluster import valkey_cluster
 from prove.installation import installation
@@ -134,6 +136,19 @@ def test_the_engines_workload_is_the_same_for_all_contenders() -> None:
     assert found["answers equal to generate()'s"] == 2
 
 
+def test_renewals_are_watched_under_each_load(store: Store) -> None:
+    """The figures are the gaps between renewals that the record answered, as ratios to the interval of the lease."""
+    loads: dict[str, renewals.Load] = {"idle": nullcontext, "busy": lambda: renewals.spinning(threads=1)}
+
+    figures = renewals.measure(store, loads, lease_s=0.3, seconds=1.5, held=3)
+
+    found = values(figures)
+    assert names(figures)[:3] == ["idle: gap, p50", "idle: gap, p99", "idle: gap, worst"]
+    assert 0 < found["idle: gap, p50"] <= found["idle: gap, worst"]
+    assert found["busy: gap, worst"] > 0
+    assert found["a lease ends at"] == pytest.approx(3)
+
+
 def test_figures_are_printed_with_their_reach(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever reads a table sees at once what was not reached."""
     figures = [Figure("fast", 5, "ms", Reach("<", 10)), Figure("slow", 50.25, "ms", Reach("<", 10)), Figure("plain", 7)]
@@ -178,3 +193,4 @@ def test_every_command_line_knows_json() -> None:
     assert load.read_arguments(["--json"]).json
     assert accept.read_arguments(["--json"]).json
     assert failover.read_arguments(["--json"]).json
+    assert renewals.read_arguments(["--json"]).json

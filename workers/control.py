@@ -5,7 +5,7 @@ import structlog
 from app.errors import LeaseLost, MalformedFrame
 from app.mailbox import Lease, Mailbox
 from app.message import Reply
-from workers.turn import ATTEMPTS, Desk
+from workers.turn import Desk
 
 CONTROL_LIMIT_S = 10.0
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ def run_control(conversation: str, *, box: Mailbox, desk: Desk) -> None:
 def answer(held: Lease, desk: Desk) -> Reply:
     """`held.note` names the message that was running when the request came."""
     message = held.message()
-    key = "apology_failed" if held.vanished >= ATTEMPTS else "stopping" if held.note else "nothing_to_stop"
+    key = "apology_failed" if held.condemned else "stopping" if held.note else "nothing_to_stop"
     return Reply(
         id=held.id,
         conversation=held.conversation,

@@ -5,24 +5,37 @@ that it refused the one before; with an unknown outcome the same call is made ag
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
 import structlog
 
 from app.channels.outlet import Outlet
-from app.errors import LeaseLost, NoCard, OutcomeUnknown, PlatformBusy, PlatformRefused, ReplyGivenUp
-from app.mailbox import DraftLease, Lease, Mailbox
+from app.crashpoints import crashpoint
+from app.errors import (
+    Drained,
+    LeaseLost,
+    MalformedFrame,
+    NoCard,
+    OutcomeUnknown,
+    PlatformBusy,
+    PlatformRefused,
+    ReplyGivenUp,
+)
+from app.letters import DeadLetter, seal
+from app.mailbox import Counts, DraftLease, Lease, Mailbox
 from app.message import Address, Reply
 from app.queue import Wake, WakeLater
 from app.wording import Wording
-from workers.leases import Holding, Leases
+from workers.fence import LeaseFence
+from workers.leases import Leases
+from workers.leaving import Leaving
 
-ATTEMPTS = 3
+ATTEMPTS = 3  # refused in every way
+SUSPECT_PAUSE_S = 0.5
 MOST_IN_A_ROW = 20
 SEND_LIMIT_S = 120.0
 FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
@@ -63,6 +76,9 @@ class SendDesk:
     reply_expires_s: float = 86_400.0
     unsure: Literal["resend", "skip"] = "resend"
     draining: threading.Event = field(default_factory=threading.Event)
+    suspects: threading.Lock = field(default_factory=threading.Lock)
+    leaving: Leaving = field(default_factory=Leaving)
+    call_s: float = 0.0  # how long a call to the platform may take
 
 
 def deliver(conversation: str, *, desk: SendDesk) -> None:
@@ -78,8 +94,9 @@ def deliver(conversation: str, *, desk: SendDesk) -> None:
         if not isinstance(held, Lease | DraftLease):
             return
         with desk.leases.holding(held, limit_s=SEND_LIMIT_S) as holding:
+            fenced = replace(desk, outlet=desk.outlet.under(LeaseFence(holding, desk.outbox)))
             try:
-                more = show(held, desk) if isinstance(held, DraftLease) else settle(held, holding, desk)
+                more = show(held, fenced) if isinstance(held, DraftLease) else settle(held, fenced)
             except LeaseLost:
                 log.info("lease of an outbox lost", id=held.id)
                 return
@@ -127,29 +144,53 @@ def open_card(held: Lease | DraftLease, address: Address, text: str, desk: SendD
     except (PlatformBusy, PlatformRefused):  # proved: there is none
         desk.outbox.mark(held, note, card="gone")
         raise
+    crashpoint("create/update")
 
 
-def settle(held: Lease, holding: Holding, desk: SendDesk) -> str:
+def settle(held: Lease, desk: SendDesk) -> str:
     """Send one reply and take it out of the outbox, or give it back; the queue that has more to do."""
-    if held.vanished >= ATTEMPTS or held.raised >= ATTEMPTS or held.age_s > desk.reply_expires_s:
-        return bury(held, desk)
+    if held.condemned:
+        return bury(held, desk, "its sender vanished each time")
+    if held.age_s > desk.reply_expires_s:
+        return bury(held, desk, "the platform did not take it for too long")
+    if not held.suspect:
+        return attempt(held, desk)
+    if not desk.suspects.acquire(blocking=False):  # as in a turn: what kills senders soon kills alone
+        return later(held, desk, SUSPECT_PAUSE_S)
+    try:
+        return attempt(held, desk)
+    finally:
+        desk.suspects.release()
+
+
+def attempt(held: Lease, desk: SendDesk) -> str:
+    """Send, or say how the attempt ended."""
     try:
         send(held, desk)
     except PlatformBusy as exc:
         log.info("reply postponed", id=held.id, retry_after_s=exc.retry_after_s)
         return later(held, desk, exc.retry_after_s)
+    except Drained:  # what was sent is marked, so another sender goes on behind it
+        log.info("reply left to another sender", id=held.id)
+        desk.outbox.release(held)
+        return "send" if desk.draining.is_set() else ""  # while this one still fetches it would only come back
     except ReplyGivenUp:
-        return bury(held, desk)
+        return bury(held, desk, "the platform's answer stayed unknown", "OutcomeUnknown")
+    except MalformedFrame:
+        return bury(held, desk, "it cannot be read", "MalformedFrame")
     except OutcomeUnknown:
         log.warning("platform's answer unknown; the same call will be repeated", id=held.id)
         return later(held, desk, min(max(FIRST_BACK_OFF_S, held.age_s), LONGEST_BACK_OFF_S))
     except PlatformRefused as exc:
         log.error("platform refused a reply in every way", id=held.id, code=exc.code)
+        if held.raised + 1 >= ATTEMPTS:
+            return bury(held, desk, "the platform refused it in every way", exc.code)
         return later(held, desk, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
+    crashpoint("call/mark")
     return desk.outbox.commit(held).next_queue
 
 
-def later(held: Lease, desk: SendDesk, after_s: float, *, counts: Literal["", "raised"] = "") -> str:
+def later(held: Lease, desk: SendDesk, after_s: float, *, counts: Counts = "") -> str:
     """Give a reply back until the platform takes it; no thread sleeps for that."""
     queue = desk.outbox.release(held, after_s=after_s, counts=counts)
     desk.wake_later("send", held.conversation, after_s)
@@ -161,6 +202,7 @@ def send(held: Lease, desk: SendDesk) -> None:
 
     Raises:
         PlatformBusy, OutcomeUnknown: try again later, from where the lease's note says.
+        Drained: the next call might not end before this process does; the same.
         PlatformRefused: every way was refused.
     """
     reply, progress = held.reply(), read_progress(held.note)
@@ -202,6 +244,7 @@ def finish(held: Lease, reply: Reply, desk: SendDesk, *, is_open: bool) -> None:
     """
     card, key = card_of(held.id), key_of(f"{held.id}:final")
     if is_open:
+        crashpoint("update/finish")
         try:
             desk.outlet.finish_card(card, reply.text, key=key)
         except PlatformRefused as exc:
@@ -251,6 +294,7 @@ def by_message(held: Lease, address: Address, texts: list[str], progress: Progre
     following = here(progress, part=progress.part + 1, calling=False, unknown=0)
     if progress.calling and desk.unsure == "skip":
         return noted(held, following, desk)
+    desk.leaving.check(desk.call_s)  # who dies in mid-call makes somebody else send it again
     calling = noted(held, here(progress, calling=True), desk)
     call = desk.outlet.by_webhook if progress.way == "webhook" else desk.outlet.proactively
     try:
@@ -278,11 +322,27 @@ def again_later(held: Lease, calling: Progress, desk: SendDesk) -> PlatformBusy 
     return PlatformBusy("outcome unknown", retry_after_s=UNKNOWN_PAUSES_S[calling.unknown])
 
 
-def bury(held: Lease, desk: SendDesk) -> str:
-    """A reply that cannot be sent becomes a dead letter."""
-    log.error("reply given up", id=held.id, raised=held.raised, vanished=held.vanished)
-    record = json.dumps({"v": 1, "id": held.id, "reason": "the reply could not be sent", "reply": held.body})
-    return desk.outbox.commit(held, dead_letter=record.encode()).next_queue
+def bury(held: Lease, desk: SendDesk, reason: str, error: str = "") -> str:
+    """A reply that cannot be sent becomes a dead letter.
+
+    If it was its senders that vanished, and not the platform that refused, the person gets an apology in its place:
+    the same card is finished with it, by a call with the same key.
+    """
+    log.error("reply given up", id=held.id, reason=reason, raised=held.raised, vanished=held.vanished)
+    record = seal(DeadLetter(id=held.id, reason=reason, error=error, reply=held.body))
+    apology = apology_for(held, desk) if held.condemned else None
+    return desk.outbox.commit(held, reply=apology, dead_letter=record).next_queue
+
+
+def apology_for(held: Lease, desk: SendDesk) -> Reply | None:
+    """What the person is told instead; nothing if that is what could not be told."""
+    try:
+        reply = held.reply()
+    except MalformedFrame:
+        return None
+    if reply.kind == "apology":
+        return None
+    return msgspec.structs.replace(reply, text=desk.wording.say("apology_failed"), kind="apology")
 
 
 def noted(held: Lease, progress: Progress, desk: SendDesk) -> Progress:

@@ -7,6 +7,7 @@ from app.channels.dingtalk.outlet import DingTalkOutlet
 from app.settings import Settings
 
 READ_S = 5.0  # the platform's own gateway gives up after three
+CALL_S = 2 * READ_S + 0.5  # a whole call, with a moment for the mark behind it
 
 
 def build_outlet(settings: Settings, on_card_call: Callable[[], None] = lambda: None) -> DingTalkOutlet:

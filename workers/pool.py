@@ -1,7 +1,8 @@
 """One pool's process around its tasks: the desk it works at, the sweeper, and a clean end.
 
 Celery calls in by signals. A process ends in one of three ways: it is told to (SIGTERM: running turns get their time
-and are handed back), its supervisor is gone (at once), or it is worn out (a hung turn, a dead engine: status 75).
+and are handed back, running deliveries are finished), its supervisor is gone (at once), or it is worn out (a hung turn,
+a dead engine: status 75).
 """
 
 import os
@@ -15,20 +16,28 @@ import structlog
 from celery import signals
 from kombu.asynchronous.hub import Hub, get_event_loop
 
+from app import crashpoints
+from app.broker import is_rabbitmq
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
-from app.process import REPLACE_ME, end_with_parent, ready
-from app.queue import Waker, create_celery, queue_lengths
+from app.mailbox import BUSY_GRACE_S
+from app.process import EVERYTHING_STOPS, REPLACE_ME, SERVERS_ALONE_S, end_with_parent, ready
+from app.queue import Filled, Waker, create_celery
 from app.redis import Store
 from app.settings import Pool, Settings
 from app.sweeper import Sweeper
 from app.wording import Wording
-from workers.leases import Leases
+from workers.consumer import QuorumConsumer
+from workers.deadman import Deadman
+from workers.leases import Leases, keep_pace
+from workers.leaving import Leaving
 
 HAND_BACK_S = 5.0  # of the drain, for handing back what did not finish
 LEAST_GRACE_SHARE = 0.25  # ... but running turns have at least this part of a short drain
 HEED_S = 1.0  # from when a turn is told to end to when it is handed back
+EXIT_S = 0.3  # from when the last delivery must have ended to when the process is killed
 ORPHAN_HAND_BACK_S = 1.0
+ORPHAN_KILLED_S = 3.0  # by the warden
 POLL_S = 0.05
 SWEEP_PATIENCE_S = 2.0  # a sweep that failed is done again anyway
 THREAD_IS_FREE_S = 0.01  # from the signal that a task has ended to when Celery has taken it off its books
@@ -43,12 +52,22 @@ def grace_s(drain_s: float) -> float:
 class PoolProcess:
     """What every worker process has, whatever its pool does."""
 
-    def __init__(self, pool: Pool, settings: Settings, open_desk: Callable[["PoolProcess"], None]) -> None:
-        """`open_desk` is called once before the first task, when store, leases and waker are there."""
+    def __init__(
+        self, pool: Pool, settings: Settings, open_desk: Callable[["PoolProcess"], None], *, finishes: bool = False
+    ) -> None:
+        """`open_desk` is called once before the first task, when store, leases and waker are there.
+
+        `finishes`: what runs at SIGTERM is waited for to the end of the drain, since it may be done and not marked yet.
+        """
         self.settings = settings
         self.draining = threading.Event()
+        self.leaving = Leaving()
+        self._finishes = finishes
+        self._told = False  # to leave, by SIGTERM
         self._status = 0  # with which the process leaves
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
+        if is_rabbitmq(settings.broker_url.get_secret_value()):
+            self.celery.conf.worker_consumer = QuorumConsumer
         self._pool = pool
         self._open_desk = open_desk
         self._connect_signals()
@@ -56,14 +75,20 @@ class PoolProcess:
     def open(self) -> None:
         """Connect to the record, start renewing and sweeping, and open the desk."""
         settings = self.settings
+        keep_pace()
         url, limits = settings.redis_url.get_secret_value(), limits_of(settings)
+        if settings.test_installation:
+            crashpoints.obey_orders(settings.data_dir)
         self.wording = Wording(settings.locale)
         self.store = Store(url, replicas=settings.replicas_ack)
         check_record(self.store)
         self.boxes = mailboxes(self.store, limits)
         own_connection = Store(url, deadline_s=limits.lease_s / 2, timeout_s=max(0.5, limits.lease_s / 2))
         self.leases = Leases(
-            mailboxes(own_connection, limits), lease_s=limits.lease_s, on_hung=lambda: self.replace("a turn hangs")
+            mailboxes(own_connection, limits),
+            lease_s=limits.lease_s,
+            on_hung=lambda: self.replace("a turn hangs"),
+            deadman=Deadman(limits.lease_s),
         )
         self.waker = Waker(self.celery)
         self._open_desk(self)
@@ -72,7 +97,7 @@ class PoolProcess:
             sweeping,
             list(mailboxes(sweeping, limits).values()),
             wake=self.waker.wake,
-            filled=self._filled,
+            filled=Filled(self.celery, self.waker, wary_s=BUSY_GRACE_S),
             interval_s=settings.sweep_interval_s,
         ).start()
 
@@ -97,6 +122,7 @@ class PoolProcess:
 
     def _on_init(self, **_: Any) -> None:
         end_with_parent(self._on_orphaned)
+        signal.signal(EVERYTHING_STOPS, self._on_everything_stops)
         try:
             self.open()
         except Exception:  # Celery would log it and start all the same
@@ -106,8 +132,15 @@ class PoolProcess:
     def _on_ready(self, **_: Any) -> None:
         ready()
 
+    def _on_everything_stops(self, *_: Any) -> None:
+        self.leaving.within(self.settings.drain_s - SERVERS_ALONE_S)
+
     def _on_shutting_down(self, **_: Any) -> None:
+        if self._told:
+            return  # as when an operator and the supervisor say it both
+        self._told = True
         self.draining.set()
+        self.leaving.within(self.settings.drain_s)
         grace = grace_s(self.settings.drain_s)
         threading.Thread(target=self._hand_back_in_time, args=(grace,), daemon=True).start()
 
@@ -119,24 +152,34 @@ class PoolProcess:
 
     def _on_orphaned(self) -> None:
         self.draining.set()
+        self.leaving.within(ORPHAN_KILLED_S)
         os.kill(os.getpid(), signal.SIGTERM)
         self._hand_back(ORPHAN_HAND_BACK_S)
-        os._exit(1)
+        self._leave(1)
+
+    def _hand_back_in_time(self, within_s: float) -> None:
+        """Celery ends the process when nothing runs; but it waits for ever for a skill that does not listen.
+
+        Also for one that began when nobody looked any more: its lease took its time.
+        """
+        end = time.monotonic() + within_s
+        while True:
+            self._hand_back(max(HEED_S, end - time.monotonic()))
+            if self.leases.count():
+                self._leave(self._status)
 
     def _hand_back(self, within_s: float) -> None:
         """Let running work finish for so long, then give the rest back."""
-        self._until_idle(within_s)
+        self._until_idle(max(0.0, self.leaving.left_s() - EXIT_S) if self._finishes else within_s)
         self.leases.end_all("drained")
-        self._until_idle(HEED_S)
+        if not self._finishes:
+            self._until_idle(HEED_S)
         for queue, conversation in self.leases.give_back():
             self.waker.wake(queue, conversation)
-        self.waker.close()
 
-    def _hand_back_in_time(self, within_s: float) -> None:
-        """Then Celery ends the process; but it waits for ever for a skill that does not listen."""
-        self._hand_back(within_s)
-        if self.leases.count():
-            os._exit(self._status)
+    def _leave(self, status: int) -> None:
+        self.waker.close(EXIT_S)
+        os._exit(status)
 
     def _until_idle(self, limit_s: float) -> None:
         """Wait for what may still end by itself; a turn that began right before the flag has its lease by then."""
@@ -144,11 +187,6 @@ class PoolProcess:
         time.sleep(POLL_S)
         while self.leases.busy() and time.monotonic() < end:
             time.sleep(POLL_S)
-
-    def _filled(self) -> list[str]:
-        """Queues with waiting wake-ups; none when the broker does not say, so that it is woken rather too often."""
-        lengths = queue_lengths(self.celery) or {}
-        return [name for name, length in lengths.items() if length]
 
 
 def _fetch_soon(**_: Any) -> None:

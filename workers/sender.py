@@ -5,7 +5,7 @@ from app.quota import MonthlyCalls
 from app.settings import load_settings
 from workers.delivery import SendDesk
 from workers.delivery import deliver as deliver_for
-from workers.outlet import build_outlet
+from workers.outlet import CALL_S, build_outlet
 from workers.pool import PoolProcess
 
 MONTH_IS_OVER = "ApiCountLimitForOrg"
@@ -28,10 +28,12 @@ def open_desk(process: PoolProcess) -> None:
         reply_expires_s=settings.reply_expires_s,
         unsure=settings.unsure,
         draining=process.draining,
+        leaving=process.leaving,
+        call_s=CALL_S,
     )
 
 
-process = PoolProcess("sender", load_settings(), open_desk)
+process = PoolProcess("sender", load_settings(), open_desk, finishes=True)
 celery = process.celery
 
 

@@ -4,12 +4,12 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 import structlog
 
 from app.context import extended, recall
+from app.crashpoints import crashpoint
 from app.errors import (
     BadPicture,
     Drained,
@@ -22,7 +22,8 @@ from app.errors import (
     SkillBroken,
     Transient,
 )
-from app.mailbox import Elsewhere, Lease, Mailbox, Remember
+from app.letters import DeadLetter, seal
+from app.mailbox import Counts, Elsewhere, Lease, Mailbox, Remember
 from app.message import Attachment, Message, Reply, ReplyKind, Said
 from app.queue import Wake, WakeLater
 from app.redis import Store
@@ -33,7 +34,7 @@ from workers.leases import Holding, Leases
 from workers.skills import Skill, Skills
 from workers.typing import Typing
 
-ATTEMPTS = 3  # raised, or vanished: then it is a dead letter
+ATTEMPTS = 3  # raised: then it is a dead letter
 SUSPECT_PAUSE_S = 0.5
 FIRST_BACK_OFF_S = 1.0
 COMMIT_MARGIN_S, COMMIT_SHARE = 5.0, 0.2  # an answer that is still being written is cut so long before the limit
@@ -89,6 +90,7 @@ def run_turn(conversation: str, queue: str, *, desk: Desk) -> None:
         except LeaseLost:
             log.info("lease lost; the work is thrown away", id=held.id)
             return
+    crashpoint("commit/wake")
     for name in filter(None, wakes):
         desk.wake(name, conversation)
 
@@ -97,8 +99,10 @@ def settle(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[st
     """Bring a lease to its end, whatever it takes; the queues to wake."""
     if held.stale:
         return apologise_for_stale(held, desk)
-    if held.raised >= ATTEMPTS or held.vanished >= ATTEMPTS:
-        return bury(held, desk, "its worker vanished each time" if held.vanished >= ATTEMPTS else "it raised each time")
+    if held.condemned:
+        return bury(held, desk, "it hung, or its worker vanished" if held.note else "its worker vanished each time")
+    if held.raised >= ATTEMPTS:
+        return bury(held, desk, "it raised each time")
     if not held.suspect:
         return attempt(held, holding, queue, desk)
     if not desk.suspects.acquire(blocking=False):  # one suspect at a time: what kills workers soon kills alone
@@ -142,9 +146,7 @@ def attempt(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[s
         return postpone(held, desk, queue, FIRST_BACK_OFF_S * 2**held.raised, counts="raised")
 
 
-def postpone(
-    held: Lease, desk: Desk, queue: str, after_s: float, *, counts: Literal["", "raised", "vanished"] = ""
-) -> Sequence[str]:
+def postpone(held: Lease, desk: Desk, queue: str, after_s: float, *, counts: Counts = "") -> Sequence[str]:
     """Give the head back for a while."""
     woken = desk.inbox.release(held, after_s=after_s, counts=counts)
     desk.wake_later(queue, held.conversation, after_s)
@@ -162,6 +164,7 @@ def answer(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[st
     if skill.time_limit_s is not None:
         holding.allow(skill.time_limit_s)
     turn = TurnContext(message=message, lease=held, holding=holding, desk=desk)
+    crashpoint("lease/execute")
     try:
         result = desk.skills.run(skill, message, turn)
     except (BadPicture, PlatformRefused) as exc:
@@ -169,6 +172,7 @@ def answer(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[st
         result = Answer(text=desk.wording.say("bad_picture"), remember=False)
     if isinstance(result, Forward):
         return hand_on(held, desk, msgspec.structs.replace(message, kind="text", text=result.text), result.queue)
+    crashpoint("execute/commit")
     return finish(turn, held, skill, result)
 
 
@@ -202,13 +206,18 @@ def close(
         id=held.id,
         conversation=held.conversation,
         address=message.address,
-        text=text,
+        text=in_words(message, text, desk),
         kind=kind,
         answers=tuple(closes),
         stopped=stopped,
     )
     done = desk.inbox.commit(held, reply=reply, remember=remember, closes=closes, dead_letter=dead_letter)
     return done.send, done.next_queue
+
+
+def in_words(message: Message, text: str, desk: Desk) -> str:
+    """What the person reads: a late answer begins with what it is about."""
+    return desk.wording.late(message.text, text) if message.late else text
 
 
 def bury(held: Lease, desk: Desk, reason: str, exc: BaseException | None = None) -> Sequence[str]:
@@ -231,11 +240,9 @@ def hand_on(held: Lease, desk: Desk, message: Message, queue: str) -> Sequence[s
 def dead_letter(held: Lease, reason: str, exc: BaseException | None) -> bytes:
     """The record of a message that was given up: where it broke, not what was raised, which may quote the person."""
     root = root_of(exc) if exc else None
-    where = "".join(traceback.format_tb(root.__traceback__)) if root else ""
+    where = "".join(traceback.format_tb(root.__traceback__)) if root else held.note
     error = type(root).__name__ if root else ""
-    return msgspec.json.encode(
-        {"v": 1, "id": held.id, "reason": reason, "error": error, "where": where, "message": held.body}
-    )
+    return seal(DeadLetter(id=held.id, reason=reason, error=error, where=where, message=held.body))
 
 
 def root_of(exc: BaseException) -> BaseException:
@@ -316,7 +323,7 @@ class TurnContext:
                 for piece in self._pieces(handle):
                     pieces.append(piece)
                     if typist.due():
-                        typist.show("".join(pieces))
+                        typist.show(in_words(self.message, "".join(pieces), desk))
             finally:
                 handle.cancel()  # whatever went wrong here: the engine must not go on for nobody
         match holding.ending:

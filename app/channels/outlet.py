@@ -1,18 +1,45 @@
 """What the sender asks of a platform. One implementation a platform; the order of tries is the sender's own."""
 
+import math
 from typing import Protocol
 
 from app.message import Address
 
 
+class Fence(Protocol):
+    """What a call to a platform must pass: the lease under which it is made."""
+
+    def check(self) -> None:
+        """Ask, right before the call, whether the lease still holds. Raises LeaseLost, StoreUnavailable."""
+        ...
+
+    def ends_at(self) -> float:
+        """By when the call must be over, by time.monotonic(). It moves on while the lease is renewed."""
+        ...
+
+
+class NoFence:
+    """For calls that change nothing or belong to nobody's lease."""
+
+    def check(self) -> None:
+        """Nobody is asked."""
+
+    def ends_at(self) -> float:
+        return math.inf
+
+
 class Outlet(Protocol):
     """A platform's way out. Blocking calls, safe from many threads, each bounded in time.
 
-    Every method raises:
+    Every method but `under`, `can_card` and `split` raises what its fence raises, and:
         PlatformBusy: refused for now, nothing was done; try again after `retry_after_s`.
         OutcomeUnknown: timed out or 5xx; may have been done. Repeat the same call with the same key.
         PlatformRefused: proved refusal; another way of sending may be tried.
     """
+
+    def under(self, fence: Fence) -> "Outlet":
+        """The same way out; each of its calls passes this fence right before it is made, and ends with it."""
+        ...
 
     def can_card(self, address: Address) -> bool:
         """Whether a card can reach this address at all (a template is set, the person or the group is known)."""

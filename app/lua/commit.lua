@@ -37,6 +37,7 @@ local send = ''
 if ARGV[5] ~= '' then
   append(KEYS[5], KEYS[12], KEYS[6], KEYS[7], conversation, { v = tonumber(ARGV[13]), id = ARGV[4], queue = 'send', at = now, since = now,
     raised = 0, vanished = 0, forwards = 0, note = '', body = ARGV[5] }, look_again)
+  if KEYS[5] == KEYS[1] then redis.call('LMOVE', KEYS[5], KEYS[5], 'RIGHT', 'LEFT') end -- in the place of a reply
   send = 'send'
 end
 -- Another message's draft goes on: its version must never start anew, it is part of an idempotency key.

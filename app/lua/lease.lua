@@ -6,7 +6,8 @@
 -- KEYS[4]  token:{shard}                        the last token that was given out in this shard
 -- KEYS[5]  draft:{shard}:<conversation>         hash: id, token, n, sent, text, address
 -- ARGV     conversation, queue, request id, lease ms, newest version that the caller reads, stale ms,
---          "draft" if an empty mailbox may be leased for its draft
+--          "draft" if an empty mailbox may be leased for its draft, a suspect after so many holders vanished, given up
+--          after so many, rest of a suspect ms
 -- returns  {LEASED, token, id, body, age ms, raised, vanished, forwards, note, stale id ...}
 --          {DRAFT, token, id, token of the turn, n, text, address}
 --          {BUSY} {EMPTY} {NEWER} {ELSEWHERE, queue}
@@ -39,6 +40,12 @@ if token then
     -- the final reply came between the call and its repeat: the draft is gone, and that is what is to be leased
   elseif head and head.id == head_id then -- its holder vanished
     head.vanished = head.vanished + 1
+    -- It ran as a suspect: it rests, longer each time, so that others go first and a row of kills hits not only it.
+    local as_suspect = head.vanished - tonumber(ARGV[8])
+    if as_suspect > 0 and head.vanished < tonumber(ARGV[9]) then
+      head.later = now + as_suspect * tonumber(ARGV[10])
+      redis.call('HSET', KEYS[2], 'woken', 0)
+    end
     redis.call('LSET', KEYS[1], 0, cmsgpack.pack(head))
   end
   redis.call('HDEL', KEYS[2], 'token', 'until', 'head', 'request')

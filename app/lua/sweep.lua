@@ -3,13 +3,13 @@
 -- KEYS[1]  due:{shard}:<box>
 -- KEYS[2i]    <box>:{shard}:<conversation i>
 -- KEYS[2i+1]  state:{shard}:<box>:<conversation i>
--- ARGV     grace ms if the queue is empty, grace ms if it is not, queues that are not empty joined by ' ', request id,
---          conversation i ...
+-- ARGV     grace ms if the queue is empty, grace ms if it is not, look again after ms (it may be empty by then),
+--          queues that are not empty joined by ' ', request id, conversation i ...
 -- returns  {queue, conversation, queue, conversation, ...} to wake; the same again for the same request
 local now = now_ms()
-local idle, busy, request, FIRST = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4], 5
+local idle, busy, again, request, FIRST = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[5], 6
 local filled = {}
-for queue in string.gmatch(ARGV[3], '%S+') do filled[queue] = true end
+for queue in string.gmatch(ARGV[4], '%S+') do filled[queue] = true end
 
 local wake = {}
 for i = 1, #ARGV - FIRST + 1 do
@@ -23,7 +23,7 @@ for i = 1, #ARGV - FIRST + 1 do
     redis.call('ZREM', KEYS[1], conversation)
     redis.call('PEXPIRE', state, STATE_REST_MS)
   elseif filled[head.queue] and now < woken + busy and not (held_until and woken <= tonumber(held_until)) then
-    redis.call('ZADD', KEYS[1], woken + busy, conversation)
+    redis.call('ZADD', KEYS[1], math.min(woken + busy, now + again), conversation)
   else -- nobody came, or its holder vanished and it was not woken since
     redis.call('HSET', state, 'woken', now, 'swept', request)
     redis.call('ZADD', KEYS[1], now + idle, conversation)

@@ -1,32 +1,31 @@
 """What is missing before everything on this machine can do its work, asked of those who know.
 
-The supervisor knows its processes, the record and the broker answer for themselves, and a listener with a connection
-to the platform says so in the record. They are asked in threads, all at once.
+The supervisor knows its processes, the record and the broker answer for themselves, and this machine's listener says in
+the record that it has a connection to the platform. They are asked in threads, all at once.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-import kombu
 import redis
-from kombu.exceptions import KombuError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app import keys
+from app import broker, keys
 from app.control import NotRunning, ask
-from app.errors import BadSetting, StoreUnavailable
+from app.errors import BadSetting, BrokerUnavailable, StoreUnavailable
+from app.machine import machine_name
 from app.redis import Store
+from app.room import Shortage, shortages
 from app.settings import Settings
 
 FRESH_S: Final = 1.0  # load balancers and tests poll; everybody is asked at most once in this time
 _LIMIT_S = 2.0
 _PATIENCE_S = 1.0
-_BROKER_ERRORS = (KombuError, redis.RedisError, OSError, ValueError, KeyError)
 
 
 class Readiness:
@@ -36,9 +35,11 @@ class Readiness:
         record_url, broker_url = settings.redis_url.get_secret_value(), settings.broker_url.get_secret_value()
         self._probes: dict[str, Callable[[], Any]] = {
             "supervisor": lambda: processes(settings.data_dir),
-            "record": lambda: connected(record_url),
+            "record": lambda: connected(record_url, machine_name(settings.data_dir)),
             "broker": lambda: broker_answers(broker_url),
+            "room": lambda: shortages(settings, patience_s=_PATIENCE_S),
         }
+        self.full: list[str] = []  # when it was asked last: what people are told to come back for
         self._asked: dict[str, asyncio.Task[Any]] = {}
         self._asked_at = float("-inf")
         self._missing: list[str] = []
@@ -48,7 +49,9 @@ class Readiness:
         """One line for each thing that is missing, within about two seconds; empty when all can do their work."""
         async with self._asking:
             if time.monotonic() - self._asked_at > FRESH_S:
-                self._missing = missing_of(**await self._answers())
+                answers = await self._answers()
+                self._missing = missing_of(**answers)
+                self.full = [one.line() for one in answers["room"] or [] if not one.stops]
                 self._asked_at = time.monotonic()
             return self._missing
 
@@ -64,16 +67,24 @@ class Readiness:
         return {name: task.result() if task in done else None for name, task in self._asked.items()}
 
 
-def missing_of(*, supervisor: dict[str, Any] | None, record: bool | None, broker: bool | None) -> list[str]:
-    """Read the answers, each None if there was none: what `ps` says, and as `connected` and `broker_answers`.
+def missing_of(
+    *,
+    supervisor: dict[str, Any] | None,
+    record: bool | None,
+    broker: bool | None,
+    room: Sequence[Shortage] | None = (),
+) -> list[str]:
+    """Read the answers, each None if there was none: what `ps` says, and as the other three functions.
 
-    A process that drains is not missing: its place is closed.
+    A process that drains is not missing: its place is closed. At the limit of waiting messages nothing is missing:
+    each further one is answered, by a notice.
     """
     lines = ["supervisor: does not answer"] if supervisor is None else _of_processes(supervisor)
     if record is None:
         lines.append("record: does not answer")
     if not broker:
         lines.append("broker: does not answer")
+    lines += [one.line() for one in room or [] if one.stops]
     if record is False and _listens(supervisor):
         lines.append("listener: has had no connection to the platform for 10 s")
     return lines
@@ -87,14 +98,15 @@ def processes(data_dir: Path) -> dict[str, Any] | None:
         return None
 
 
-def connected(record_url: str) -> bool | None:
-    """Whether a listener has had a connection to the platform of late; None if the record does not answer.
+def connected(record_url: str, machine: str) -> bool | None:
+    """Whether a machine's listener has had a connection to the platform of late; None if the record does not answer.
 
     A record with a silent node does not answer: some conversations stand still.
     """
     try:
         with closing(Store(record_url, deadline_s=0.0, timeout_s=_PATIENCE_S)) as store:
-            return None if store.silent() else bool(store.server_of(keys.LISTENING).exists(keys.LISTENING))
+            name = keys.listening(machine)
+            return None if store.silent() else bool(store.server_of(name).exists(name))
     except (redis.RedisError, StoreUnavailable, BadSetting, ValueError):
         return None
 
@@ -103,13 +115,12 @@ def broker_answers(url: str) -> bool:
     """Whether the broker takes a connection and, where there is PING, answers it."""
     try:
         if url.startswith("redis"):
-            with _client(url) as broker:
-                return bool(broker.ping())
-        with kombu.Connection(url, connect_timeout=_PATIENCE_S) as connection:
-            connection.ensure_connection(max_retries=1, timeout=int(_PATIENCE_S))
-    except _BROKER_ERRORS:
+            with _client(url) as client:
+                return bool(client.ping())
+        with broker.answering(broker.Connection(url), _PATIENCE_S):
+            return True
+    except (redis.RedisError, BrokerUnavailable, ValueError):
         return False
-    return True
 
 
 def _client(url: str) -> "redis.Redis":

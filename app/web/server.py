@@ -1,4 +1,7 @@
-"""Health and readiness over HTTP: GET /healthz says that this process lives, GET /readyz that all of them work."""
+"""Health, readiness and metrics over HTTP.
+
+GET /healthz says that this process lives, GET /readyz that all of them work, GET /metrics how full the house is.
+"""
 
 import socket
 
@@ -9,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from app import process
+from app.metrics import Metrics
 from app.settings import Settings
 from app.web.readiness import Readiness
 
@@ -16,18 +20,24 @@ _LAST_REQUESTS_S = 3
 
 
 def application(settings: Settings) -> Starlette:
-    """The two pages."""
-    readiness = Readiness(settings)
+    """The three pages."""
+    readiness, measured = Readiness(settings), Metrics(settings)
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
         missing = await readiness.missing()
-        body = {"ready": False, "missing": missing} if missing else {"ready": True}
+        body: dict[str, object] = {"ready": not missing}
+        body |= {name: lines for name, lines in (("missing", missing), ("full", readiness.full)) if lines}
         return JSONResponse(body, status_code=503 if missing else 200)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+    async def metrics(request: Request) -> Response:
+        text, content_type = await measured.page(request.headers.get("Accept", ""))
+        return Response(text, headers={"Content-Type": content_type})
+
+    pages = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+    return Starlette(routes=[Route(path, page) for path, page in pages.items()])
 
 
 def main(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from app.keys import Box, shard_of
 Due = Literal["", "past", "soon", "lease", "pause"]
 Step = Literal["commit", "forward", "release"]
 MOST_FORWARDS = 3
+COMMON_DEATHS, ALL_DEATHS = 2, 5  # from there on a suspect; given up
 BOXES: tuple[Box, ...] = ("inbox", "outbox", "control")
 
 
@@ -129,6 +130,8 @@ class Model:
             return "BUSY"
         if suspect := place.in_work():
             suspect.vanished += 1
+            if COMMON_DEATHS < suspect.vanished < ALL_DEATHS:
+                suspect.paused, place.woken = True, False
         place.held = None
         if not place.items:
             return self._lease_draft(place, box, conversation, token)
@@ -151,11 +154,13 @@ class Model:
         place.items = [item for item in place.items if item.id not in closes]
         if reply:
             self._append(conversation, reply)
+        if reply and box == "outbox":  # in the place of what it stands for
+            place.items.insert(0, place.items.pop())
         if end.what != "keep":
             self.contexts[conversation] = end.context if end.what == "save" else b""
         if end.dead_letter:
             self.dead[shard].add(end.dead_letter)
-        if box == "outbox":
+        if box == "outbox" and not reply:
             self.cards[shard].discard(closes[0])
         if (draft := self.drafts.get(conversation)) and draft.id in closes:
             del self.drafts[conversation]
@@ -184,6 +189,8 @@ class Model:
         if head:
             head.raised += counts == "raised"
             head.vanished += counts == "vanished"
+            if counts == "hung":
+                head.vanished = max(head.vanished, COMMON_DEATHS) + 1
             head.paused = pause
         if shown:
             self.cards[shard_of(conversation)].add(shown[0])

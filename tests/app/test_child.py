@@ -15,7 +15,7 @@ from tests.app.channels.dingtalk.streams import until
 
 
 @asynccontextmanager
-async def a_child(folder: Path, *options: str, complain_again_s: float) -> AsyncIterator[Child]:
+async def a_child(folder: Path, *options: str, complain_again_s: float, overlaps: bool = False) -> AsyncIterator[Child]:
     """A toy in its place, which is soon complained of; ended afterwards."""
     alive_fd, our_end = os.pipe()
     around = Surroundings(
@@ -27,7 +27,9 @@ async def a_child(folder: Path, *options: str, complain_again_s: float) -> Async
         complain_after_s=0.05,
         complain_again_s=complain_again_s,
     )
-    spec = Spec(role="text", command=lambda _: [sys.executable, "-m", "tests.app.programs.toy", *options])
+    spec = Spec(
+        role="text", command=lambda _: [sys.executable, "-m", "tests.app.programs.toy", *options], overlaps=overlaps
+    )
     child = Child(spec, 1, around)
     running = asyncio.create_task(child.run())
     try:

@@ -103,9 +103,9 @@ async def test_the_record_hears_of_a_connection_before_the_listener_is_ready(
         listener.run(
             settings,
             Store().accept,
-            lambda: lasts_ms.append(store.client.pttl(keys.LISTENING)),
+            lambda: lasts_ms.append(store.client.pttl(keys.listening("here"))),
             stop,
-            tell=lambda: tell_connected(record),
+            tell=lambda: tell_connected(record, "here"),
         )
     )
 

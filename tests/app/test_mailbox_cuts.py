@@ -124,6 +124,7 @@ CASES: dict[str, tuple[Given, When]] = {
     "release for later": (held_pair, lambda line, held: line.boxes.inbox.release(held, after_s=3600.0)),
     "release of a draft": (a_draft_lease, lambda line, held: line.boxes.outbox.release(held, shown=1)),
     "mark": (held_pair, lambda line, held: line.boxes.inbox.mark(held, "card", card="open")),
+    "check": (held_pair, lambda line, held: line.boxes.inbox.check(held) > 0),
     "draft": (held_pair, lambda line, held: Drafts(line.store).write(held, PAIR[0].address, "hel")),
     "overdue": (due_pair, lambda line, _: line.boxes.inbox.overdue(SHARD, 10)),
     "sweep": (due_pair, lambda line, _: line.boxes.inbox.sweep(SHARD, [CONVERSATION], filled=[])),

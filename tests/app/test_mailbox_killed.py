@@ -15,7 +15,8 @@ from app import keys
 from app.errors import StoreUnavailable
 from app.mailbox import Lease, Limits, Mailbox, Outcome
 from app.message import Message
-from app.redis import Store
+from app.redis import AsyncStore, Store
+from app.routing import Dispatcher
 from tests.app.mailbox_view import View
 from tests.samples import a_message, notices
 from tests.valkey import free_port, wait_for_server
@@ -158,6 +159,28 @@ def test_a_record_that_still_loads_is_an_error_by_the_deadline(server: Server) -
             inbox.accept(message, "text", notices=notices(message))
 
         assert time.monotonic() - began < 5.0
+
+
+async def test_a_message_that_comes_while_the_record_loads_is_stored_when_it_has(server: Server) -> None:
+    """The listener's way: nothing is acknowledged until then, and nobody has to send it again."""
+    server.start()
+    wait_for_server(server.url)
+    with contextlib.closing(redis.Redis.from_url(server.url)) as client:
+        client.mset({f"filling:{number}": b"x" * 512 for number in range(300)})
+        client.bgrewriteaof()
+        until(lambda: client.info("persistence")["aof_rewrite_in_progress"] == 0)
+    server.kill()
+    server.start("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024")
+    until(lambda: is_loading(server.url))
+    record, message = AsyncStore(server.url, deadline_s=60.0), a_message()
+    dispatcher = Dispatcher(record, ROOMY, wake=lambda queue, conversation: None, say=str)
+
+    accepted = await dispatcher.dispatch(message)
+
+    await record.close()
+    with an_inbox(server.url, 5.0) as inbox, contextlib.closing(redis.Redis.from_url(server.url)) as client:
+        assert client.info("errorstats")["errorstat_LOADING"]["count"] > 0
+        assert (accepted.outcome, inbox.waiting()) == (Outcome.WAKE, 1)
 
 
 def is_loading(url: str) -> bool:

@@ -186,4 +186,5 @@ def test_rabbitmq_gets_quorum_queues() -> None:
     celery = create_celery("test", "amqp://127.0.0.1:1//")
 
     assert {queue.queue_arguments["x-queue-type"] for queue in celery.conf.task_queues} == {"quorum"}
-    assert celery.conf.broker_transport_options == {"confirm_publish": True}
+    assert celery.conf.worker_detect_quorum_queues
+    assert not celery.conf.worker_enable_prefetch_count_reduction

@@ -10,12 +10,19 @@ from pydantic import SecretStr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.disk import MB
 from app.servers import EmbeddedServer, ServerRole, answers, end_leftovers, last_known, prepare, resolved
 from app.settings import Settings
 from tests.app.supervised import eventually, is_gone
 from tests.valkey import wait_for_server
 
-DURABLE = {"appendonly": "yes", "appendfsync": "always", "save": "", "maxmemory": "0", "maxmemory-policy": "noeviction"}
+DURABLE = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "save": "",
+    "maxmemory": "67108864",
+    "maxmemory-policy": "noeviction",
+}
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def start(server: EmbeddedServer, started: list["subprocess.Popen[bytes]"]) -> "
 def test_the_record_keeps_every_write_and_the_broker_none(
     data_dir: Path, started: list["subprocess.Popen[bytes]"], role: ServerRole, expected: dict[str, str]
 ) -> None:
-    server = prepare(role, data_dir)
+    server = prepare(role, data_dir, memory_bytes=64 * MB)
 
     start(server, started)
     with redis.Redis.from_url(server.url.get_secret_value(), decode_responses=True) as client:

@@ -16,6 +16,7 @@ from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Message
 from app.quota import MonthlyCalls
 from app.redis import Store
+from app.servers import prepare
 from app.settings import Settings
 from app.status import report
 from app.sweeper import Sweeper
@@ -197,6 +198,44 @@ def test_card_calls_are_reported_when_they_are_counted(settings: Settings, store
 
     assert line in limited
     assert [one for one in unlimited if "card calls" in one] == []
+
+
+def test_a_record_that_takes_nothing_new_is_a_fault_and_what_it_holds_is_still_counted(
+    settings: Settings, store: Store, inbox: Mailbox
+) -> None:
+    accepted(inbox, "waiting")
+    store.client.config_set("maxmemory", "1")
+    try:
+        lines = report(settings)
+    finally:
+        store.client.config_set("maxmemory", "0")
+
+    (fault,) = faults(lines)
+    assert "the record's memory is full" in fault
+    assert "raise SWITCHYARD_RECORD_MEMORY_MB" in fault
+    assert "inbox: 1 waiting, 0 in work" in "\n".join(lines)
+
+
+def test_the_limit_of_waiting_messages_is_a_fault_until_one_has_left(settings: Settings, inbox: Mailbox) -> None:
+    first, _ = accepted(inbox, "first"), accepted(inbox, "second")
+    limited = settings.model_copy(update={"waiting_limit": 2})
+
+    (fault,) = faults(report(limited))
+    inbox.commit(taken(inbox, first))
+
+    assert "2 messages wait, 2 may: people are told to come back" in fault
+    assert "switchyard scale" in fault
+    assert faults(report(limited)) == []
+
+
+def test_a_full_disk_is_a_fault_also_when_the_record_died_of_it(settings: Settings, tmp_path: Path) -> None:
+    server = prepare("redis", tmp_path)  # which is not running
+    greedy = {"disk_free_mb": 2**40, "data_dir": tmp_path, "redis_url": server.url}
+
+    lines = faults(report(settings.model_copy(update=greedy)))
+
+    assert ["the record's disk is full" in lines[0], "does not answer" in lines[1]] == [True, True]
+    assert f"make room on the disk of {server.folder}" in lines[0]
 
 
 def test_servers_that_do_not_answer_are_faults_each_with_its_mend() -> None:

@@ -52,7 +52,7 @@ def test_everything_is_started_and_listed(start: Start) -> None:
     ]
     assert {one["state"] for one in processes} == {"ready"}
     assert all(one["pid"] > 1 and 0 <= one["uptime_s"] < 60 for one in processes)
-    assert set(processes[0]) == {"role", "pid", "queue", "state", "uptime_s"}
+    assert set(processes[0]) == {"role", "pid", "queue", "state", "uptime_s", "boot_s"}
 
 
 def test_a_process_that_has_grown_is_drained_and_replaced(start: Start) -> None:

@@ -131,6 +131,35 @@ def test_a_queue_that_is_not_empty_has_more_time(sweeping: Sweeping) -> None:
     assert late == [("text", message.conversation)]
 
 
+def test_a_queue_that_has_become_empty_is_noticed_soon(sweeping: Sweeping) -> None:
+    """Its workers were killed with this wake-up in their hands; those that came after them have done the rest."""
+    message = sweeping.gets(a_message())
+    sweeping.filled = ["text"]
+    sweeping.passes(message)
+
+    early = sweeping.sweep()
+    sweeping.filled = []
+    sweeping.passes(message)
+    late = sweeping.sweep()
+
+    assert (early, late) == ([], [("text", message.conversation)])
+
+
+def test_a_long_backlog_is_not_looked_through_again_and_again(sweeping: Sweeping) -> None:
+    """A sweep has room for 500, and somebody may be among them whose worker vanished."""
+    messages = [sweeping.gets(a_message(sender=f"person {number}")) for number in range(SWEEP_AT_MOST)]
+    sweeping.filled = ["text"]
+    for message in messages:
+        sweeping.passes(message)
+
+    woken = sweeping.sweep()
+    for message in messages:
+        sweeping.passes(message)
+    due = [name for shard in range(keys.SHARDS) for name in sweeping.boxes.inbox.overdue(shard, SWEEP_AT_MOST)]
+
+    assert (woken, due) == ([], [])
+
+
 def test_at_most_five_hundred_are_woken_oldest_first(sweeping: Sweeping) -> None:
     messages = [sweeping.gets(a_message(sender=f"person {number}")) for number in range(SWEEP_AT_MOST + 20)]
     for number, message in enumerate(messages):

@@ -16,7 +16,7 @@ from prove.verdict import ANSWERS, Sent, Verdict, judge
 from sandbox.client import SandboxClient
 
 pytestmark = [pytest.mark.failure, pytest.mark.timeout(240)]
-LIMIT_S = 90.0
+LIMIT_S = 150.0  # a killer brings its process down five times, and a busy machine starts the next one slowly
 
 
 def wait_for(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
@@ -56,13 +56,14 @@ def answered(people: SandboxClient, sent: list[Sent]) -> Verdict:
     return verdict
 
 
-def test_ready_means_ready(house: Installation) -> None:
+def test_ready_means_ready(house: Installation, broker: dict[str, str]) -> None:
     """A load balancer asks this, and so does whoever starts it."""
     answer = httpx.get(f"http://127.0.0.1:{house.web_port}/readyz")
 
     assert (answer.status_code, answer.json()["ready"]) == (200, True)
     roles = {one["role"] for one in house.processes()}
-    assert roles == {"redis", "broker", "listener", "text", "image", "default", "sender", "web"}
+    embedded = {"redis"} if broker else {"redis", "broker"}
+    assert roles == {*embedded, "listener", "text", "image", "default", "sender", "web"}
 
 
 def test_a_redelivery_is_answered_once(people: SandboxClient) -> None:

@@ -84,6 +84,29 @@ def left_typing(log: Log) -> Log:
     return [*log, {"kind": "created", "card": 99, "person": "ann", "text": "Thinking…"}]
 
 
+def test_a_notice_is_the_answer_of_the_message_that_its_card_names() -> None:
+    """An apology carries no mark of the person's."""
+    ann = Sent("m1", "ann", 0, "a0", card="card-1")
+    log = numbered([{"kind": "acked", "msgId": "m1"}, {"kind": "created", "card": "card-1", "person": "ann"}])
+
+    apology = {"seq": 9, "kind": "finished", "card": "card-1", "person": "ann", "text": "Sorry, I tried."}
+    verdict = judge([ann], [*log, apology])
+
+    assert (verdict.answered, verdict.notices) == (1, 1)
+    assert verdict.holds()
+    assert not judge([ann], [*log, apology, {**apology, "seq": 10, "text": "#a0# yes"}]).holds()
+
+
+def test_a_shared_apology_answers_as_many_messages_as_it_says() -> None:
+    messages = [Sent(f"m{n}", "ann", n, f"a{n}") for n in range(3)]
+    acked = numbered([{"kind": "acked", "msgId": one.msg_id} for one in messages])
+    apology = {"seq": 9, "kind": "webhook", "session_msgId": "m0", "person": "ann", "text": "Sorry for two."}
+
+    verdict = judge(messages, [*acked, apology], shared={"Sorry for two.": 2})
+
+    assert (verdict.answered, verdict.notices, verdict.lost) == (2, 2, ["a2"])
+
+
 @pytest.mark.parametrize("breakage", [lost, doubled, out_of_order, wrong_recipient, unexpected, left_typing])
 def test_each_kind_of_fault_is_found(breakage: Any) -> None:
     verdict = judge(MESSAGES, numbered(breakage(a_log())))

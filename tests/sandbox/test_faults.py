@@ -67,15 +67,71 @@ def test_after_disconnect_nothing_is_pushed_and_the_socket_closes_later(app: Pro
     assert closed.value.rcvd.code == 1000
 
 
-def test_a_drop_ends_the_connection_without_a_close_frame(app: Probe, sandbox: SandboxClient) -> None:
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_drop_ends_the_connection_without_a_close_frame(app: Probe, sandbox: SandboxClient, reset: bool) -> None:
     socket = app.connect()
 
-    sandbox.fault("drop")
+    sandbox.fault("drop", reset=reset)
 
     with pytest.raises(ConnectionClosed) as closed:
         next_frame(socket)
     assert closed.value.rcvd is None
     assert eventually(sandbox, "closed")
+
+
+def test_a_torn_frame_never_ends(app: Probe, sandbox: SandboxClient) -> None:
+    """A client must neither take half a frame for a whole one nor get what is pushed behind it."""
+    torn, whole = app.connect(), app.connect()
+
+    sandbox.fault("tear", connection=0)
+    pushes = [{"text": "torn", "connection": 0}, {"text": "behind it", "connection": 0}]
+    sandbox.send_many([*pushes, {"text": "whole", "connection": 1}])
+
+    assert read(next_frame(whole))["text"]["content"] == "whole"
+    with pytest.raises(ConnectionClosed) as closed:
+        next_frame(torn)
+    assert closed.value.rcvd is None
+    assert [event["lost"] for event in sandbox.log(0, "pushed")] == [True, True, False]
+
+
+def test_goodbyes_come_again_and_again_until_they_are_cleared(app: Probe, sandbox: SandboxClient) -> None:
+    for _ in range(4):
+        app.connect()
+
+    sandbox.fault("disconnect_every", every_s=0.05, close_after_s=60)
+    eventually(sandbox, "system", 3 + 4)  # four were welcomed
+    sandbox.clear_faults()
+    left = [connection["retired"] for connection in sandbox.connections()]
+
+    assert sum(left) >= 3
+    assert left == sorted(left, reverse=True)  # the oldest first
+
+
+def test_the_log_says_when_nobody_gets_pushes(app: Probe, sandbox: SandboxClient) -> None:
+    """The figure by which a client is judged that must always hold another connection."""
+    app.connect()
+    app.connect()
+    told = sandbox.last()
+
+    sandbox.fault("disconnect", connection=0, close_after_s=60)
+    one_is_left = sandbox.log(told, "uncovered")
+    sandbox.fault("disconnect", connection=1, close_after_s=60)
+    app.connect()
+    (covered,) = eventually(sandbox, "covered", since=told)
+
+    assert one_is_left == []
+    assert len(sandbox.log(told, "uncovered")) == 1
+    assert covered["after_ms"] > 0
+
+
+def test_a_client_behind_a_proxy_is_sent_back_through_it(app: Probe) -> None:
+    opened = app.http.post(
+        "/v1.0/gateway/connections/open",
+        json={"clientId": app.box.client_id, "clientSecret": app.box.client_secret, "subscriptions": []},
+        headers={"Accept": "application/json", "Host": "proxy.example:1234"},
+    )
+
+    assert opened.json()["endpoint"] == "ws://proxy.example:1234/connect"
 
 
 def test_a_zombie_gives_no_pong_and_swallows_messages(app: Probe, sandbox: SandboxClient) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from app import keys
 from app.drafts import Drafts
 from app.keys import Box
-from app.mailbox import Lease, Limits
+from app.mailbox import Idle, Lease, Limits
 from app.message import Message, Reply
 from app.redis import Store
 from app.routing import route
@@ -155,8 +155,10 @@ class House:
         self.store.client.lset(keys.items(box, message.conversation), 0, msgspec.msgpack.encode(item))  # type: ignore[arg-type]
 
     def vanish(self, message: Message) -> None:
-        """A worker takes the head and is never heard of again."""
-        self.take(message)
+        """A worker takes the head and is never heard of again; nobody waits for a suspect's rest."""
+        if self.boxes.inbox.lease(message.conversation, "text") is Idle.BUSY:
+            self.hasten(message)
+            self.take(message)
         self.expire(message)
 
     def deliver(self, message: Message) -> None:
@@ -164,11 +166,14 @@ class House:
 
     def deliver_all(self, message: Message) -> None:
         """Until nothing waits; whoever died is replaced, and nobody waits for a back-off."""
+        died = False
         for _ in range(30):
+            if died:  # each time: a renewal of the dead one may have been on its way
+                self.expire(message, "outbox")
             try:
                 self.deliver(message)
             except SystemExit:
-                self.expire(message, "outbox")
+                died = True
             if not self.items("outbox", message):
                 return
             self.hasten(message, "outbox")

@@ -1,9 +1,11 @@
 """A tiny platform in memory: it keeps what people see, is idempotent where the real one is, and can be told to fail."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from app.channels.outlet import Fence
 from app.errors import OutcomeUnknown, PlatformBusy, PlatformRefused
 from app.message import Address
 
@@ -41,7 +43,9 @@ class RecordingOutlet:
         self.takes_cards = True
         self.longest = 1000  # characters of a message, and of a card
         self.unsafe = "\0"  # a text that holds this is refused by the audit
-        self.before_next_call: Callable[[], object] | None = None  # once; the rest of the world goes on
+        # What else happens in the world, once: before the next call asks for its lease, and right after that.
+        self.before_next_check: Callable[[], object] | None = None
+        self.before_next_call: Callable[[], object] | None = None
         self._troubles: dict[str, list[Trouble]] = {}
         self._at: dict[str, tuple[int, Trouble]] = {}
         self._cards: dict[str, _Card] = {}
@@ -58,6 +62,10 @@ class RecordingOutlet:
 
     def texts(self) -> list[str]:
         return [one.text for one in self.seen]
+
+    def under(self, fence: Fence) -> "FencedOutlet":
+        """The same platform, each call behind a fence."""
+        return FencedOutlet(self, fence)
 
     def can_card(self, address: Address) -> bool:
         return self.takes_cards
@@ -90,9 +98,6 @@ class RecordingOutlet:
         return [text[at : at + self.longest] for at in range(0, len(text), self.longest)]
 
     def _call(self, name: str, do: Callable[[], object]) -> None:
-        first, self.before_next_call = self.before_next_call, None
-        if first is not None:
-            first()
         with self._lock:
             self.calls.append(name)
             trouble = self._trouble(name)
@@ -100,6 +105,14 @@ class RecordingOutlet:
                 do()
             if trouble is not None:
                 raise trouble.error
+
+    def passes(self, fence: Fence) -> None:
+        """What a platform's client does before a call."""
+        _happen(self, "before_next_check")
+        fence.check()
+        _happen(self, "before_next_call")
+        if fence.ends_at() <= time.monotonic():
+            raise PlatformBusy("the time was over before the request left")
 
     def _trouble(self, name: str) -> Trouble | None:
         nth, later = self._at.pop(name, (-1, None))
@@ -131,6 +144,49 @@ class RecordingOutlet:
         known.keys.add(key)
         known.seen.text, known.seen.finished = text, finish
         self.typed.append(text)
+
+
+class FencedOutlet:
+    """A RecordingOutlet under a fence."""
+
+    def __init__(self, platform: RecordingOutlet, fence: Fence) -> None:
+        self._platform = platform
+        self._fence = fence
+        self.can_card, self.split = platform.can_card, platform.split
+
+    def under(self, fence: Fence) -> "FencedOutlet":
+        return FencedOutlet(self._platform, fence)
+
+    def open_card(self, card: str, address: Address, text: str) -> None:
+        self._platform.passes(self._fence)
+        self._platform.open_card(card, address, text)
+
+    def update_card(self, card: str, text: str, *, key: str) -> None:
+        self._platform.passes(self._fence)
+        self._platform.update_card(card, text, key=key)
+
+    def finish_card(self, card: str, text: str, *, key: str) -> None:
+        self._platform.passes(self._fence)
+        self._platform.finish_card(card, text, key=key)
+
+    def fail_card(self, card: str, text: str, *, key: str) -> None:
+        self._platform.passes(self._fence)
+        self._platform.fail_card(card, text, key=key)
+
+    def by_webhook(self, address: Address, text: str) -> None:
+        self._platform.passes(self._fence)
+        self._platform.by_webhook(address, text)
+
+    def proactively(self, address: Address, text: str) -> None:
+        self._platform.passes(self._fence)
+        self._platform.proactively(address, text)
+
+
+def _happen(platform: RecordingOutlet, when: str) -> None:
+    what: Callable[[], object] | None = getattr(platform, when)
+    setattr(platform, when, None)
+    if what is not None:
+        what()
 
 
 DONE_BUT_UNKNOWN = Trouble(OutcomeUnknown("504"), done=True)

@@ -1,20 +1,24 @@
 """What a process holds is renewed, and ended when it is lost, stopped, or takes too long."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from structlog.testing import capture_logs
 
 from app import keys
-from app.mailbox import Idle, Lease
+from app.keys import Box
+from app.mailbox import Idle, Lease, Limits, Mailbox
 from app.message import Message
 from app.redis import Store
 from tests.app.supervised import eventually
 from tests.samples import a_message, a_reply
+from tests.valkey import free_port
 from tests.workers.desk import House, a_house
-from workers.leases import Holding
+from workers.leases import Holding, Leases, keep_pace
 
 
 @pytest.fixture
@@ -95,7 +99,20 @@ def test_work_over_its_limit_is_ended_and_reported_once(house: House) -> None:
     message = house.gets(a_message())
 
     with house.leases.holding(house.take(message), limit_s=0.1) as holding:
-        eventually(lambda: house.boxes.inbox.overdue(keys.shard_of(message.conversation), 1))
+        eventually(lambda: house.head(message)["vanished"])
+
+    assert (holding.ending, house.hung) == ("hung", 1)
+
+
+def test_work_that_does_not_heed_a_stop_hangs_all_the_same(house: House) -> None:
+    """It would be renewed for ever, and its person would wait for ever."""
+    message = house.gets(a_message())
+
+    with house.leases.holding(house.take(message), limit_s=60.0) as holding:
+        house.stop(a_message(text="/stop"))
+        eventually(lambda: holding.ending == "stopped")
+        holding.allow(0.1)
+        eventually(lambda: house.head(message)["vanished"])
 
     assert (holding.ending, house.hung) == ("hung", 1)
 
@@ -194,6 +211,45 @@ def test_what_does_not_end_is_given_back_uncounted_unless_it_hangs_or_sends(hous
     assert given_back == [("text", slow.conversation)]
     assert (house.take(slow).vanished, house.steal(hung).vanished) == (0, 1)
     house.boxes.outbox.commit(reply)
+
+
+def test_a_record_that_does_not_answer_is_waited_for_once_and_not_by_each_turn(house: House) -> None:
+    """Thirty-two turns would keep the process long beyond its time; their leases expire instead."""
+    deaf = Store(f"redis://127.0.0.1:{free_port()}/0", deadline_s=0.2, timeout_s=0.2)
+    boxes: dict[Box, Mailbox] = {"inbox": Mailbox(deaf, "inbox", Limits(lease_s=60.0))}
+    leases = Leases(boxes, lease_s=60.0, on_hung=lambda: None)
+    held = [house.take(house.gets(a_message(sender=f"p{number}"))) for number in range(32)]
+
+    with ExitStack() as stack, capture_logs() as logs:
+        for lease in held:
+            stack.enter_context(leases.holding(lease, limit_s=60.0))
+        given_back = leases.give_back()
+    leases.close()
+
+    assert given_back == []
+    assert len(logs) == 1
+    assert "the record does not answer" in logs[0]["event"]
+
+
+def test_what_begins_after_all_were_told_to_end_ends_at_once(house: House) -> None:
+    """Its lease took its time: nobody looks again, and the process is about to leave."""
+    message = house.gets(a_message())
+    house.leases.end_all("drained")
+
+    house.turn(message)
+
+    assert house.texts(message) == []
+    assert (house.take(message).vanished, house.wakes.take()[-1]) == (0, "text")
+
+
+def test_a_worker_hands_pythons_lock_on_sooner_than_by_default() -> None:
+    """A renewal waits for it several times, each time for all threads that compute: see benchmarks/renewals.py."""
+    kept = sys.getswitchinterval()
+    try:
+        keep_pace()
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        sys.setswitchinterval(kept)
 
 
 def test_nothing_is_renewed_after_the_close(house: House) -> None:

@@ -1,137 +1,23 @@
 """The real worker processes, started as the supervisor starts them: what they load, how they end."""
 
-import os
-import select
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 
-import msgspec
 import pytest
 from celery import signals
 
 from app.context import recall
 from app.message import Message
-from app.process import READY_FD
-from app.queue import Waker, create_celery
-from app.redis import Store
-from app.roles import roles
-from app.settings import Pool, Settings
+from app.queue import create_celery
 from sandbox.client import SandboxClient
-from sandbox.process import Sandbox, running_sandbox
-from tests.app.supervised import ROOT, environment, eventually
+from sandbox.process import Sandbox
+from tests.app.supervised import ROOT, eventually
 from tests.samples import a_message, a_picture
-from tests.valkey import valkey
-from tests.workers.desk import House, a_house
+from tests.workers.desk import House
+from tests.workers.worker import BOOT_S, LEAVE_S, Worker, spoken_to
 from workers.pool import HEED_S, grace_s
 
-BOOT_S = 60.0
-DRAIN_S = 6.0
-LEAVE_S = 30.0  # a worker has left long before; a busy machine may be late
 MODELS = ROOT / ".switchyard" / "models"
-
-
-class Worker:
-    """One pool's process, with the pipe on which it says that it is ready."""
-
-    def __init__(self, pool: Pool, urls: dict[str, str], log: Path, **settings: str) -> None:
-        self._log = log
-        spec = next(spec for spec in roles(Settings(**urls)) if spec.role == pool)  # type: ignore[arg-type]
-        named = {f"SWITCHYARD_{name.upper()}": value for name, value in urls.items()}
-        self._word, said = os.pipe()
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                spec.command(1),
-                cwd=ROOT,
-                env=environment(**{**named, "SWITCHYARD_DRAIN_S": str(DRAIN_S), **settings, READY_FD: str(said)}),
-                stdout=output,
-                stderr=output,
-                pass_fds=[said],
-            )
-        os.close(said)
-
-    def until_ready(self) -> "Worker":
-        readable, _, _ = select.select([self._word], [], [], BOOT_S)
-        assert readable, self.log
-        assert os.read(self._word, 64) == b"ready\n", self.log
-        return self
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def holds_torch(self) -> bool:
-        return "libtorch" in Path(f"/proc/{self.process.pid}/maps").read_text()
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    def status(self, within_s: float) -> int:
-        return self.process.wait(within_s)
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._word)
-
-
-@pytest.fixture(scope="module")
-def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with valkey(tmp_path_factory.mktemp("broker")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def house(store: Store) -> Iterator[House]:
-    with a_house(store) as house:
-        yield house
-
-
-@pytest.fixture
-def wake(broker_url: str, house: House) -> Iterator[Callable[..., Message]]:
-    """A message is accepted, and its queue is woken through the broker."""
-    waker = Waker(create_celery("test", broker_url))
-
-    def accept_and_wake(message: Message, queue: str) -> Message:
-        house.gets(message, queue)
-        waker.wake(queue, message.conversation)
-        return message
-
-    yield accept_and_wake
-    waker.close()
-
-
-@pytest.fixture
-def start(
-    valkey_url: str, broker_url: str, platform: Sandbox, store: Store, tmp_path: Path
-) -> Iterator[Callable[..., Worker]]:
-    """Start a worker that is ended with the test, whatever happens."""
-    urls = {"redis_url": valkey_url, "broker_url": broker_url}
-    usual = {"SWITCHYARD_ENGINE": "echo", "SWITCHYARD_LOCALE": "en", **platform.environment()}
-    with ExitStack() as stack:
-
-        def start_one(pool: Pool, **settings: str) -> Worker:
-            worker = Worker(pool, urls, tmp_path / f"{pool}.log", **{**usual, **settings})
-            stack.callback(worker.end)
-            return worker
-
-        yield start_one
-
-
-def spoken_to(platform: Sandbox, message: Message) -> Message:
-    """The message as somebody sent it to the platform's own robot."""
-    address = msgspec.structs.replace(message.address, robot=platform.client_id)
-    return msgspec.structs.replace(message, address=address)
 
 
 def test_every_pool_does_its_work_without_torch(
@@ -197,42 +83,6 @@ def test_a_worker_that_is_told_to_leave_finishes_or_hands_back(
     assert (held.vanished, held.raised) == (0, 0)
 
 
-SLEEPY = """
-import pathlib, time
-
-class Blocks:
-    '''Hangs until the process ends.'''
-    commands = ["hang"]
-    def __init__(self, context): pass
-    def pre_process(self, message): return message
-    def execute(self, message):
-        pathlib.Path(message.text.split()[1]).touch()
-        while True:
-            time.sleep(0.05)
-    def post_process(self, result): return result
-
-class Waits(Blocks):
-    '''Answers when a file is there.'''
-    commands = ["wait"]
-    time_limit_s = 60
-    def execute(self, message):
-        started, go = map(pathlib.Path, message.text.split()[1:])
-        started.touch()
-        while not go.exists():
-            time.sleep(0.05)
-        return "done"
-"""
-
-
-@pytest.fixture
-def sleepy(tmp_path: Path) -> dict[str, str]:
-    """Settings with skills that take their time."""
-    folder = tmp_path / "skills"
-    folder.mkdir()
-    (folder / "sleepy.py").write_text(dedent(SLEEPY))
-    return {"SWITCHYARD_SKILLS_DIR": str(folder), "SWITCHYARD_LEASE_S": "1"}
-
-
 def test_a_hung_turn_costs_the_process_and_no_neighbour(
     start: Callable[..., Worker], wake: Callable[..., Message], house: House, sleepy: dict[str, str], tmp_path: Path
 ) -> None:
@@ -250,8 +100,9 @@ def test_a_hung_turn_costs_the_process_and_no_neighbour(
     assert status == 75, worker.log
     assert house.texts(neighbour) == ["done"]
     assert house.texts(hung) == []
-    house.expire(hung)
-    assert house.take(hung, "default").vanished == 1
+    held = house.take(hung, "default")
+    assert (held.vanished, held.suspect) == (3, True)
+    assert "time.sleep(0.05)" in held.note
 
 
 def test_a_process_whose_only_turn_hangs_leaves_at_once(
@@ -266,6 +117,23 @@ def test_a_process_whose_only_turn_hangs_leaves_at_once(
     status = worker.status(LEAVE_S)
 
     assert status == 75, worker.log
+
+
+def test_a_process_whose_interpreter_is_held_ends_and_says_where(
+    start: Callable[..., Worker], wake: Callable[..., Message], house: House, sleepy: dict[str, str], tmp_path: Path
+) -> None:
+    """It cannot leave by itself, nor renew; and nobody would start the next one while it is there."""
+    seized, waiting, go = (tmp_path / name for name in ("seized", "waiting", "go"))
+    worker = start("default", **{**sleepy, "SWITCHYARD_LEASE_S": "0.5"}).until_ready()
+    neighbour = wake(a_message(text=f"/wait {waiting} {go}", sender="neighbour"), "default")
+    eventually(waiting.exists)
+    wake(a_message(text=f"/seize {seized}", sender="seizing"), "default")
+
+    status = worker.status(LEAVE_S)
+
+    assert status == 1, worker.log
+    assert "in execute" in worker.log
+    assert house.take(neighbour, "default").vanished == 1
 
 
 def test_a_skill_that_does_not_listen_is_handed_back_and_left_behind(

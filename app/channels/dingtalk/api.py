@@ -18,6 +18,8 @@ from app.channels.dingtalk.exchange import BoundedClient, Unread
 from app.channels.dingtalk.limiter import DRAFT_SHARE, Limiter
 from app.channels.dingtalk.token import AccessToken
 from app.channels.dingtalk.verdict import Answer, Blocked, Throttled, TokenRefused, code_of, diagnosis, judge
+from app.channels.outlet import Fence, NoFence
+from app.crashpoints import crashpoint
 from app.errors import BadPicture, OutcomeUnknown, PlatformBusy, PlatformRefused
 
 log = structlog.get_logger()
@@ -36,6 +38,8 @@ DOWNLOAD_S: Final = 30.0
 DOWNLOAD_LIMIT_BYTES: Final = 20_000_000
 LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
 PLATFORM_DOMAINS: Final = ("dingtalk.com", "dingtalk.io")
+
+NO_FENCE: Final = NoFence()
 
 Json = dict[str, Any]
 
@@ -76,39 +80,39 @@ class DingTalkApi:
         for client in self._clients:
             client.close()
 
-    def create_card(self, body: Json) -> None:
+    def create_card(self, body: Json, fence: Fence = NO_FENCE) -> None:
         """Create a card and deliver it. Idempotent by `outTrackId`: a card that is there already is a success."""
         try:
-            self._call("POST", CREATE, body)
+            self._call("POST", CREATE, body, fence=fence)
         except PlatformRefused as exc:
             if exc.code != "param.cardAlreadyExist":
                 raise
 
-    def draft_card(self, body: Json) -> None:
+    def draft_card(self, body: Json, fence: Fence = NO_FENCE) -> None:
         """Update the text of a card. PlatformBusy at once when only the reserve for other calls is left."""
-        self._stream(body, share=DRAFT_SHARE, patience_s=0.0)
+        self._stream(body, fence=fence, share=DRAFT_SHARE, patience_s=0.0)
 
-    def finish_card(self, body: Json) -> None:
+    def finish_card(self, body: Json, fence: Fence = NO_FENCE) -> None:
         """Update the text of a card for the last time. Idempotent by `guid`."""
-        self._stream(body, share=1.0, patience_s=PATIENCE_S)
+        self._stream(body, fence=fence, share=1.0, patience_s=PATIENCE_S)
 
-    def set_card(self, body: Json) -> None:
+    def set_card(self, body: Json, fence: Fence = NO_FENCE) -> None:
         """Overwrite variables of a card."""
-        self._call("PUT", INSTANCES, body)
+        self._call("PUT", INSTANCES, body, fence=fence)
 
-    def send_to_person(self, body: Json) -> None:
+    def send_to_person(self, body: Json, fence: Fence = NO_FENCE) -> None:
         """Send a message of the robot's own to one person."""
-        self._call("POST", TO_PERSON, body)
+        self._call("POST", TO_PERSON, body, fence=fence)
 
-    def send_to_group(self, body: Json) -> None:
+    def send_to_group(self, body: Json, fence: Fence = NO_FENCE) -> None:
         """Send a message of the robot's own to a group."""
-        self._call("POST", TO_GROUP, body)
+        self._call("POST", TO_GROUP, body, fence=fence)
 
-    def post_webhook(self, url: str, body: Json) -> None:
+    def post_webhook(self, url: str, body: Json, fence: Fence = NO_FENCE) -> None:
         """Post to a session's webhook. The address came with a message: it is used only if it is the platform's."""
         if not self.trusts(url):
             raise PlatformRefused("webhook.host")
-        self._exchange("POST", url, body, api="sendBySession")
+        self._exchange("POST", url, body, fence=fence, api="sendBySession")
 
     def download(
         self, code: str, robot: str, *, limit_bytes: int = DOWNLOAD_LIMIT_BYTES, limit_s: float = DOWNLOAD_S
@@ -120,7 +124,7 @@ class DingTalkApi:
             PlatformBusy: not now.
         """
         try:
-            answer = self._call("POST", DOWNLOAD, {"downloadCode": code, "robotCode": robot})
+            answer = self._call("POST", DOWNLOAD, {"downloadCode": code, "robotCode": robot}, fence=NO_FENCE)
         except PlatformRefused as exc:
             raise BadPicture(f"download refused: {exc.code}") from exc
         except OutcomeUnknown as exc:  # asking twice harms nobody
@@ -150,11 +154,11 @@ class DingTalkApi:
         named = any(host == domain or host.endswith(f".{domain}") for domain in PLATFORM_DOMAINS)
         return named and target.scheme == "https" and target.port is None
 
-    def _stream(self, body: Json, *, share: float, patience_s: float) -> None:
+    def _stream(self, body: Json, *, fence: Fence, share: float, patience_s: float) -> None:
         """`unknownError` is mostly a wrong variable name, at times a hiccup: one more try, then it is a refusal."""
         for _ in range(2):
             try:
-                self._call("PUT", STREAMING, body, share=share, patience_s=patience_s)
+                self._call("PUT", STREAMING, body, fence=fence, share=share, patience_s=patience_s)
             except OutcomeUnknown as exc:
                 if str(exc) != "unknownError":
                     raise
@@ -163,18 +167,19 @@ class DingTalkApi:
         raise PlatformRefused("unknownError")
 
     def _call(
-        self, method: str, path: str, body: Json, *, share: float = 1.0, patience_s: float = PATIENCE_S
+        self, method: str, path: str, body: Json, *, fence: Fence, share: float = 1.0, patience_s: float = PATIENCE_S
     ) -> Mapping[str, Any]:
         """One call with a token and a grant; a refused token is replaced once."""
         token = self._token.get()
         try:
-            return self._granted_call(method, path, body, token, share=share, patience_s=patience_s)
+            return self._granted_call(method, path, body, token, fence=fence, share=share, patience_s=patience_s)
         except TokenRefused:
             self._token.drop(token)
-        return self._granted_call(method, path, body, self._token.get(), share=share, patience_s=patience_s)
+        token = self._token.get()
+        return self._granted_call(method, path, body, token, fence=fence, share=share, patience_s=patience_s)
 
     def _granted_call(
-        self, method: str, path: str, body: Json, token: str, *, share: float, patience_s: float
+        self, method: str, path: str, body: Json, token: str, *, fence: Fence, share: float, patience_s: float
     ) -> Mapping[str, Any]:
         limiter = self._limiter(path)
         granted, wait_s = limiter.take(share=share, patience_s=patience_s)
@@ -185,7 +190,7 @@ class DingTalkApi:
         if path in CARD_CALLS:
             self._on_card_call()
         try:
-            return self._exchange(method, self._openapi + path, body, api=path, token=token)
+            return self._exchange(method, self._openapi + path, body, fence=fence, api=path, token=token)
         except Throttled as exc:
             limiter.pause(exc.retry_after_s)
             raise
@@ -205,13 +210,17 @@ class DingTalkApi:
         return client
 
     def _fetch_token(self) -> Mapping[str, Any]:
-        return self._exchange("POST", self._openapi + TOKEN, self._credentials, api=TOKEN)
+        return self._exchange("POST", self._openapi + TOKEN, self._credentials, fence=NO_FENCE, api=TOKEN)
 
-    def _exchange(self, method: str, url: str, body: Json, *, api: str, token: str = "") -> Mapping[str, Any]:
+    def _exchange(
+        self, method: str, url: str, body: Json, *, fence: Fence, api: str, token: str = ""
+    ) -> Mapping[str, Any]:
         """One request, one answer. Raises what verdict.py makes of it."""
         if (left_s := self._blocked_until - self._monotonic()) > 0:
             raise PlatformBusy("the platform blocks this address", retry_after_s=left_s)
-        response = self._request(method, url, body, api=api, token=token)
+        fence.check()
+        crashpoint("check/call")
+        response = self._request(method, url, body, fence=fence, api=api, token=token)
         answer = Answer(
             status=response.status_code, body=response.content, retry_after=response.headers.get("retry-after", "")
         )
@@ -231,13 +240,18 @@ class DingTalkApi:
             self._blocked_until = self._monotonic() + error.retry_after_s
         raise error
 
-    def _request(self, method: str, url: str, body: Json, *, api: str, token: str) -> httpx.Response:
+    def _request(self, method: str, url: str, body: Json, *, fence: Fence, api: str, token: str) -> httpx.Response:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token:
             headers["x-acs-dingtalk-access-token"] = token
         try:
             return self._client().exchange(
-                method, url, within_s=self._within_s, content=msgspec.json.encode(body), headers=headers
+                method,
+                url,
+                within_s=self._within_s,
+                until=fence.ends_at,
+                content=msgspec.json.encode(body),
+                headers=headers,
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:  # nothing was sent
             log.warning("platform not reached", api=api, error=type(exc).__name__)

@@ -19,6 +19,7 @@ from app.channels.dingtalk.messages import (
     CARD_OK,
     CARD_TOPIC,
     EVENT_OK,
+    FRAME_LIMIT_BYTES,
     ROBOT_OK,
     ROBOT_TOPIC,
     Frame,
@@ -137,6 +138,7 @@ class Connection:
         self._clock = clock
         self._pulse = Pulse(timing.silence_s)
         self._held_frames = self._held_bytes = 0
+        self._closing = False
         self._has_room, self._idle = asyncio.Event(), asyncio.Event()
         self._has_room.set()
         self._idle.set()
@@ -144,6 +146,11 @@ class Connection:
         self._tasks = [asyncio.create_task(part) for part in (self._read(), self._ping(), self._watch())]
         for task in self._tasks:
             task.add_done_callback(self._report_bug)
+
+    @property
+    def eligible(self) -> bool:
+        """Whether the platform pushes here, as far as we know: it has not said goodbye, and the socket is open."""
+        return not self._end.done()
 
     async def wait(self) -> End:
         """Wait until this connection must be replaced. Raises what a bug of ours raised in it."""
@@ -158,17 +165,26 @@ class Connection:
         await self.close()
 
     async def close(self) -> None:
-        """Close with 1000 and wait until the socket is closed. Safe to call twice."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Close with 1000 and wait until the socket is closed. Safe to call twice.
+
+        It is read to its end: what the platform pushed before it heard of the close is handed over. That can be stored
+        and not acknowledged, so nothing depends on whether the platform delivers it again.
+        """
+        self._closing = True
+        reader, *others = self._tasks
+        await _cancelled(*others)
         with suppress(TimeoutError, OSError):
             await asyncio.wait_for(self._socket.close(1000), 2 * self._timing.close_s)
         self._socket.transport.abort()
+        if self._has_room.is_set():
+            await asyncio.wait({reader}, timeout=self._timing.close_s)
+        await _cancelled(reader)
         self._finish(End.CLOSED)
 
     async def send(self, text: str) -> None:
         """Write one upstream frame; silently nothing if the socket has closed."""
+        if self._closing:  # the library would wait for the end of the socket, and the reader with it
+            return
         with suppress(ConnectionClosed):
             await self._socket.send(text)
 
@@ -205,6 +221,8 @@ class Connection:
         except MalformedFrame as exc:
             log.warning("frame refused", reason=str(exc), size_bytes=len(raw))
             return
+        if len(raw) > FRAME_LIMIT_BYTES:
+            log.warning("frame too large: its content is left out", delivery=frame.id[:100], size_bytes=len(raw))
         if frame.type == "CALLBACK" and frame.topic == ROBOT_TOPIC:
             self._hand_over(frame)
         elif frame.type == "SYSTEM":
@@ -276,6 +294,12 @@ class Connection:
         log.error("a part of the connection broke", exc_info=error)
         if not self._end.done():
             self._end.set_exception(error)
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def answer_other(frame: Frame, send: Callable[[str], Awaitable[None]]) -> None:

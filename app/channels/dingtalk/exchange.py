@@ -15,6 +15,13 @@ import httpx
 
 ANSWER_LIMIT_BYTES: Final = 1_000_000
 
+Until = Callable[[], float]
+
+
+def never() -> float:
+    """An end that does not come."""
+    return math.inf
+
 
 class Unread(Exception):
     """An answer was not read to its end."""
@@ -26,6 +33,10 @@ class TooLarge(Unread):
 
 class TooSlow(Unread):
     """An answer did not end within its time."""
+
+
+class Unsent(httpx.ConnectTimeout):
+    """The time was over before the first byte of a request left: nothing was done."""
 
 
 class BoundedClient(httpx.Client):
@@ -40,23 +51,37 @@ class BoundedClient(httpx.Client):
                 transport._pool._network_backend = _Backend(transport._pool._network_backend, self._ends)
 
     @contextmanager
-    def opened(self, method: str, url: httpx.URL | str, *, ends_at: float, **options: Any) -> Iterator[httpx.Response]:
-        """An answer whose head is read. Raises TooSlow after `ends_at`, by time.monotonic(), or what httpx raises."""
-        self._ends.at = ends_at
+    def opened(
+        self, method: str, url: httpx.URL | str, *, ends_at: float, until: Until = never, **options: Any
+    ) -> Iterator[httpx.Response]:
+        """An answer whose head is read.
+
+        It ends at `ends_at`, by time.monotonic(), or at `until()` if that is sooner: a time that may move on meanwhile.
+
+        Raises:
+            TooSlow: that time is over.
+            Unsent: it was over before anything was sent.
+            What httpx raises.
+        """
+        self._ends.begin(ends_at, until)
         try:
             with self.stream(method, url, **options) as response:
                 yield response
-        except httpx.TimeoutException as exc:
-            if time.monotonic() < ends_at or isinstance(exc, httpx.ConnectTimeout):  # then nothing was sent
+        except httpx.TimeoutException:
+            if not self._ends.sent:
+                raise Unsent("the time was over before the request left") from None
+            if not self._ends.over():
                 raise
             raise TooSlow("the answer took too long") from None
         finally:
-            self._ends.at = math.inf
+            self._ends.begin(math.inf, never)
 
-    def exchange(self, method: str, url: httpx.URL | str, *, within_s: float, **options: Any) -> httpx.Response:
-        """Send a request and read its answer. Raises TooLarge, TooSlow, or what httpx raises."""
+    def exchange(
+        self, method: str, url: httpx.URL | str, *, within_s: float, until: Until = never, **options: Any
+    ) -> httpx.Response:
+        """Send a request and read its answer. Raises TooLarge, or as `opened`."""
         ends_at = time.monotonic() + within_s
-        with self.opened(method, url, ends_at=ends_at, **options) as response:
+        with self.opened(method, url, ends_at=ends_at, until=until, **options) as response:
             content = read(response, limit_bytes=ANSWER_LIMIT_BYTES, ends_at=ends_at)
         headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
         return httpx.Response(response.status_code, headers=headers, content=content, request=response.request)
@@ -83,14 +108,20 @@ def grow(content: bytearray, chunk: bytes, limit_bytes: int) -> None:
 
 
 class _End:
-    """When the exchange that a client is in must be over, by time.monotonic()."""
+    """When the exchange that a client is in must be over, by time.monotonic(), and whether it has begun."""
 
     def __init__(self) -> None:
-        self.at = math.inf
+        self.begin(math.inf, never)
+
+    def begin(self, at: float, until: Until) -> None:
+        self._at, self._until, self.sent = at, until, False
+
+    def over(self) -> bool:
+        return min(self._at, self._until()) <= time.monotonic()
 
     def left_s(self, timeout: float | None, late: Callable[[], Exception]) -> float | None:
         """The time for one step: its own timeout, or what is left of the whole if that is less."""
-        left_s = self.at - time.monotonic()
+        left_s = min(self._at, self._until()) - time.monotonic()
         if left_s <= 0:
             raise late()
         least_s = left_s if timeout is None else min(timeout, left_s)
@@ -126,10 +157,20 @@ class _Stream(httpcore.NetworkStream):
         self._ends = ends
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._ends.left_s(timeout, httpcore.ReadTimeout))
+        """Read on while the end moves on: what is read late does nothing, what is sent late might."""
+        step_ends = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left_s = self._ends.left_s(max(0.0, step_ends - time.monotonic()), httpcore.ReadTimeout)
+            try:
+                return self._inner.read(max_bytes, left_s)
+            except httpcore.ReadTimeout:
+                if time.monotonic() >= step_ends:
+                    raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._ends.left_s(timeout, httpcore.WriteTimeout))
+        left_s = self._ends.left_s(timeout, httpcore.WriteTimeout)
+        self._ends.sent = True
+        self._inner.write(buffer, left_s)
 
     def close(self) -> None:
         self._inner.close()

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NoReturn
 
 import msgspec
 
+from app.channels.dingtalk.large import TOO_LONG, without_content
 from app.errors import MalformedFrame
 from app.message import Address, Attachment, Kind, Message, conversation_id
 
@@ -62,10 +63,10 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode(raw: str | bytes) -> Frame:
-    """Read the outer frame. Raises MalformedFrame."""
+    """Read the outer frame; of one over the limit who sent it, not what was said. Raises MalformedFrame."""
     raw = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
     if len(raw) > FRAME_LIMIT_BYTES:
-        raise MalformedFrame(f"frame of {len(raw)} bytes, at most {FRAME_LIMIT_BYTES}")
+        raw = without_content(raw)
     try:
         wire = _read_wire(raw)
         headers = wire.headers or wire.header or _Headers()
@@ -174,7 +175,7 @@ def _content(data: Mapping[str, Any], robot: str) -> _Content:
     if platform_kind == "text" and (text := _text(data)) is not None:
         said = _without_robot(text, robot, data.get("chatbotUserId")).strip()
         if len(said.encode()) > TEXT_LIMIT_BYTES:
-            return "unsupported", "", (), "text.too_long"
+            return "unsupported", "", (), TOO_LONG
         return "text", said, (), platform_kind
     if platform_kind == "picture" and (code := _download_code(data)):
         return "picture", "", (Attachment(kind="picture", code=code),), platform_kind

@@ -29,7 +29,7 @@ class Delays:
     jitter: float = 0.2
     refused_s: float = 60.0  # wrong credentials do not heal by asking often
     healthy_s: float = 60.0  # a connection that lived so long starts the delays anew
-    short_s: float = 10.0  # of two in a row that are told to leave sooner than this, the second waits
+    short_s: float = 2.0  # of two in a row that are told to leave sooner than this, the second waits
 
 
 class BackOff:
@@ -73,7 +73,13 @@ class Stream:
         clock: Clock | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
         connected: Callable[[], None] = lambda: None,
+        first_life_s: float | None = None,
     ) -> None:
+        """`first_life_s`: leave the first connection of one's own accord after so long, when the next is up.
+
+        Connections that were opened together would be too old together: the platform would tell all of them to go in
+        the same moment, and nothing would be connected while the next ones are opened.
+        """
         self._client = client
         self._credentials = credentials
         self._receive = receive
@@ -84,6 +90,7 @@ class Stream:
         self._connected = connected
         self._current: Connection | None = None
         self._retiring: dict[asyncio.Task[None], Connection] = {}
+        self._first_life_s = first_life_s
         self._opened = 0
         self._short_before = False  # whether the connection before this one was short-lived
         self._last_frame_at: float | None = None
@@ -92,7 +99,7 @@ class Stream:
     def state(self) -> State:
         self._remember(self._current)
         return State(
-            connected_since=self._current.since if self._current else None,
+            connected_since=self._current.since if self._current and self._current.eligible else None,
             last_frame_at=self._last_frame_at,
             last_message_at=self._last_message_at,
             reconnects=max(0, self._opened - 1),
@@ -106,12 +113,21 @@ class Stream:
             if left:  # only now: the new socket is up
                 self._retire(left)
             opened_at = self._clock.monotonic()
-            end = await fresh.wait()
+            end = await self._life(fresh)
             if end is End.CLOSED:
                 self._remember(fresh)
                 await fresh.close()
                 self._current = None
             await self._pause(end, self._clock.monotonic() - opened_at)
+
+    async def _life(self, fresh: Connection) -> End:
+        """Wait until a connection must be replaced, or until the first one has lived long enough."""
+        limit_s = self._first_life_s if self._opened == 1 else None
+        try:
+            return await asyncio.wait_for(fresh.wait(), limit_s)
+        except TimeoutError:
+            log.info("a connection is left of our own accord: its age is that of the others")
+            return End.LEAVE
 
     async def close(self) -> None:
         """Close every socket that is left, with 1000, and wait for it."""

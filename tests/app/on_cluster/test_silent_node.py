@@ -202,15 +202,19 @@ def move(cluster: Cluster, slot: str, old: Node, new: Node) -> None:
 
 def test_readiness_and_the_doctor_know_a_silent_node(cluster: Cluster, store: Store, node: Node) -> None:
     settings = Settings(redis_url=SecretStr(cluster.url), _env_file=None)
-    store.client.set(keys.LISTENING, 1)
+    store.client.set(keys.listening("here"), 1)
 
-    well = readiness.connected(cluster.url), records(settings)
+    well = readiness.connected(cluster.url, "here"), records(settings)
     with asleep(cluster, node):
-        ill = readiness.connected(cluster.url), records(settings)
+        ill = readiness.connected(cluster.url, "here"), records(settings)
 
     assert well == (
         True,
-        ["ok      record: 3 masters answer", "ok      durability: every write is on disk before its answer"],
+        [
+            "ok      record: 3 masters answer",
+            "ok      durability: every write is on disk before its answer",
+            "ok      room: memory, disk and waiting messages: within their limits",
+        ],
     )
     assert ill[0] is None
     assert f"127.0.0.1:{node.port} does not answer" in ill[1][0]

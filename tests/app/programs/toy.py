@@ -39,10 +39,12 @@ def _say_connected() -> None:
     import redis  # the other toys start sooner without these
 
     from app import keys
+    from app.machine import machine_name
     from app.settings import load_settings
 
-    with redis.Redis.from_url(load_settings().redis_url.get_secret_value()) as record:
-        record.set(keys.LISTENING, 1)
+    settings = load_settings()
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as record:
+        record.set(keys.listening(machine_name(settings.data_dir)), 1)
 
 
 def _on_sigterm(number: int, frame: object) -> None:

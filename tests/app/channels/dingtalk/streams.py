@@ -53,6 +53,19 @@ class Store:
         return [message.text for message in self.stored]
 
 
+class Jumping:
+    """A clock whose wall time a test can move."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def wall(self) -> float:
+        return time.time() + self.ahead
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
 @asynccontextmanager
 async def listening(
     sandbox: Sandbox,
@@ -63,16 +76,28 @@ async def listening(
     delays: Delays = QUICK,
     secret: str = "",
     clock: Any = None,
+    first_life_s: float | None = None,
     **options: Any,
 ) -> AsyncIterator[tuple[Listener, list[Stream]]]:
-    """A listener with `count` streams on the sandbox, all of them connected; stopped afterwards."""
+    """A listener with `count` streams on the sandbox, all of them connected; stopped afterwards.
+
+    All but the first of them leave their first connection after `first_life_s`.
+    """
     listener = Listener(store.accept, dedupe_s=86_400, delays=QUICK, **options)
     known = Credentials(openapi=sandbox.url, client_id=sandbox.client_id, client_secret=secret or sandbox.client_secret)
     stop = asyncio.Event()
     async with httpx.AsyncClient(trust_env=False) as client:
         streams = [
-            Stream(client, known, listener.receive, timing=timing or Timing(close_s=0.5), delays=delays, clock=clock)
-            for _ in range(count)
+            Stream(
+                client,
+                known,
+                listener.receive,
+                timing=timing or Timing(close_s=0.5),
+                delays=delays,
+                clock=clock,
+                first_life_s=first_life_s if number else None,
+            )
+            for number in range(count)
         ]
         running = asyncio.create_task(keep(listener, streams, stop))
         try:

@@ -13,7 +13,7 @@ from app.channels.dingtalk.stream import BackOff, Delays
 from sandbox.client import SandboxClient
 from sandbox.process import Sandbox
 from tests.app.channels.dingtalk.frames import a_frame
-from tests.app.channels.dingtalk.streams import QUICK, Store, listening, until
+from tests.app.channels.dingtalk.streams import QUICK, Jumping, Store, listening, until
 
 
 def acks(platform: SandboxClient) -> list[dict[str, Any]]:
@@ -171,19 +171,6 @@ async def test_a_socket_that_only_pongs_is_left_after_its_heartbeats_stop(
             await asyncio.to_thread(platform.system, "KEEPALIVE")
         await asyncio.to_thread(lambda: platform.fault("zombie", pong=True))
         await until(lambda: stream.state().reconnects >= 1)
-
-
-class Jumping:
-    """A clock whose wall time a test can move."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def wall(self) -> float:
-        return asyncio.get_running_loop().time() + 1.7e9 + self.ahead
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 async def test_a_machine_that_slept_connects_anew(sandbox: Sandbox, platform: SandboxClient) -> None:
