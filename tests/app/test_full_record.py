@@ -28,7 +28,7 @@ from tests.samples import a_message
 from tests.workers.desk import a_house, a_skill
 
 LUA = Path(__file__).parents[2] / "app" / "lua"
-GROWS = ("accept", "room", "replay")  # or say whether it may
+GROWS = ("accept", "replay", "room")  # what makes the record grow, and what asks whether it may
 Dispatch = Callable[[Message], Awaitable[object]]
 
 

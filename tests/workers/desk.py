@@ -12,7 +12,7 @@ import msgspec
 from app import keys
 from app.drafts import Drafts
 from app.keys import Box
-from app.mailbox import Idle, Lease, Limits
+from app.mailbox import Idle, Lease, Limits, Mailbox
 from app.message import Message, Reply
 from app.redis import Store
 from app.routing import route
@@ -60,12 +60,24 @@ class House:
         self.boxes = Boxes(store, limits)
         self.wakes = Wakes()
         self.hung = 0
-        boxes = {"inbox": self.boxes.inbox, "outbox": self.boxes.outbox, "control": self.boxes.control}
-        self.leases = Leases(boxes, lease_s=limits.lease_s, on_hung=self._on_hung)  # type: ignore[arg-type]
+        self.leases = self._new_leases(limits.lease_s)
         self.wording = Wording("en")
         self.outlet = RecordingOutlet()
         self.desk = self._turn_desk()
         self.sending = self._send_desk()
+
+    def _new_leases(self, lease_s: float) -> Leases:
+        boxes: dict[Box, Mailbox] = {
+            "inbox": self.boxes.inbox,
+            "outbox": self.boxes.outbox,
+            "control": self.boxes.control,
+        }
+        return Leases(boxes, lease_s=lease_s, on_hung=self._on_hung)
+
+    def restart(self) -> None:
+        """This process has left, and the next one is there."""
+        self.leases.close()
+        self.leases = self.desk.leases = self.sending.leases = self._new_leases(self.boxes.inbox.limits.lease_s)
 
     def _on_hung(self) -> None:
         self.hung += 1

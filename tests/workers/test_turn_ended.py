@@ -214,6 +214,7 @@ def test_a_drained_turn_is_handed_back_uncounted(house: House) -> None:
     assert (house.head(message)["vanished"], house.head(message)["raised"]) == (0, 0)
     assert house.replies(message) == []
     assert house.wakes.take()[-1] == "text"  # after those for its drafts
+    house.restart()
     house.speaks_at(0.0)
     house.turn(message)
     assert house.texts(message) == [WORDS]
