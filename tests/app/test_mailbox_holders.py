@@ -128,3 +128,19 @@ def test_an_earlier_message_does_not_end_anothers_pause(boxes: Boxes) -> None:
 
     assert served.id == early.id
     assert boxes.inbox.lease(late.conversation, "text") is Idle.BUSY
+
+
+def test_a_token_is_never_given_out_again_not_even_by_a_record_that_lost_everything(boxes: Boxes, store: Store) -> None:
+    """A holder from before must not pass for one of today."""
+    message = a_message()
+    accepted(boxes.inbox, message)
+    old = leased(boxes.inbox, message)
+
+    store.client.flushall()
+    accepted(boxes.inbox, message)
+    new = leased(boxes.inbox, message)
+
+    assert new.token > old.token
+    with pytest.raises(LeaseLost):
+        boxes.inbox.commit(old, reply=a_reply(message))
+    assert boxes.inbox.commit(new, reply=a_reply(message)).send == "send"
