@@ -36,6 +36,14 @@ def is_rabbitmq(url: str) -> bool:
     return url.startswith("amqp")
 
 
+def life_of(connection: kombu.Connection) -> str:
+    """Another name after each start of a broker that forgets; empty for a RabbitMQ, whose queues last."""
+    if connection.transport.driver_type == "amqp":
+        return ""
+    channel: Any = connection.default_channel
+    return str(channel.client.info("server")["run_id"])
+
+
 def errors_of(connection: kombu.Connection) -> tuple[type[BaseException], ...]:
     """All that this broker's client raises when the broker fails or refuses."""
     theirs = (*connection.connection_errors, *connection.channel_errors)

@@ -68,4 +68,5 @@ def listening(machine: str) -> str:
 
 
 SWEEPER = "sweeper"
+BROKER = "broker"  # the life of the broker that the sweeper saw last, its age is in its time to live
 FORMAT = "switchyard"  # hash: version and shards, written at the first start

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 from celery import Celery
-from kombu import Queue
+from kombu import Connection, Queue
 
 from app import broker
 from app.errors import BrokerUnavailable
@@ -174,35 +174,19 @@ class Waker:
         self.failed_at = time.monotonic()
 
 
-class Filled:
-    """The queues that hold wake-ups, as the sweeper asks.
-
-    For some time after wake-ups were lost there are none: whose was lost would have to wait behind those that were not.
-    """
-
-    def __init__(self, celery: Celery, waker: Waker, *, wary_s: float) -> None:
-        self._celery = celery
-        self._waker = waker
-        self._wary_s = wary_s
-        self._missed_at = float("-inf")
-
-    def __call__(self) -> list[str]:
-        lengths = queue_lengths(self._celery)
-        if lengths is None:
-            self._missed_at = time.monotonic()
-        if lengths is None or time.monotonic() - max(self._missed_at, self._waker.failed_at) < self._wary_s:
-            return []
-        return [name for name, length in lengths.items() if length]
-
-
 def queue_lengths(celery: Celery) -> dict[str, int] | None:
     """Wake-ups that wait in each queue; None when the broker does not answer, after some seconds at most."""
     try:
         with broker.answering(celery.connection_for_write(), _PATIENCE_S) as connection:
-            channel = connection.default_channel
-            return {name: _length(channel, name) for name in QUEUES}
+            return lengths_of(connection)
     except BrokerUnavailable:
         return None
+
+
+def lengths_of(connection: Connection) -> dict[str, int]:
+    """Wake-ups that wait in each queue, on an open connection."""
+    channel = connection.default_channel
+    return {name: _length(channel, name) for name in QUEUES}
 
 
 def _length(channel: Any, name: str) -> int:

@@ -17,12 +17,13 @@ from celery import signals
 from kombu.asynchronous.hub import Hub, get_event_loop
 
 from app import crashpoints
+from app.backlog import Backlog
 from app.broker import is_rabbitmq
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
 from app.mailbox import BUSY_GRACE_S
 from app.process import EVERYTHING_STOPS, REPLACE_ME, SERVERS_ALONE_S, end_with_parent, ready
-from app.queue import Filled, Waker, create_celery
+from app.queue import Waker, create_celery
 from app.redis import Store
 from app.settings import Pool, Settings
 from app.sweeper import Sweeper
@@ -97,7 +98,7 @@ class PoolProcess:
             sweeping,
             list(mailboxes(sweeping, limits).values()),
             wake=self.waker.wake,
-            filled=Filled(self.celery, self.waker, wary_s=BUSY_GRACE_S),
+            filled=Backlog(self.celery, self.waker, self.store, wary_s=BUSY_GRACE_S),
             interval_s=settings.sweep_interval_s,
         ).start()
 

@@ -70,7 +70,8 @@ elseif head.later and head.later > now then
   return { 'BUSY' }
 end
 
-redis.call('SET', KEYS[4], now * 1000, 'NX') -- seeded from the clock: a lost record never repeats a token
+local clock = redis.call('TIME') -- seeded from it: a lost record never repeats a token
+redis.call('SET', KEYS[4], clock[1] * 1000000 + clock[2], 'NX')
 token = redis.call('INCR', KEYS[4])
 redis.call('HSET', KEYS[2], 'token', token, 'until', now + tonumber(ARGV[4]), 'request', request,
   'head', draft and 'draft' or head.id)

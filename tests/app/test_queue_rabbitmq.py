@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from app.queue import ROUTES, Filled, Waker, create_celery, queue_lengths, strange_queues
+from app.backlog import Backlog
+from app.queue import ROUTES, Waker, create_celery, queue_lengths, strange_queues
+from app.redis import Store
 from app.web.readiness import broker_answers
 from prove.rabbitmq import RabbitMQ
 from tests.app.supervised import eventually, switchyard
@@ -133,12 +135,14 @@ def test_a_queue_that_nobody_has_declared_is_empty(rabbit: RabbitMQ) -> None:
     assert lengths == {"text": 0, "image": 0, "default": 0, "send": 0}
 
 
-def test_a_killed_broker_is_missed_by_nobody_and_found_again(rabbit: RabbitMQ, celery: Celery, waker: Waker) -> None:
+def test_a_killed_broker_is_missed_by_nobody_and_found_again(
+    rabbit: RabbitMQ, celery: Celery, waker: Waker, store: Store
+) -> None:
     """What must go on is due in the record; the queues are on the broker's disk."""
     waker.wake("send", "before")
     waiting(celery, "send", 1)
     rabbit.settle()
-    filled = Filled(celery, waker, wary_s=1000.0)
+    filled = Backlog(celery, waker, store, wary_s=1000.0)
 
     rabbit.kill()
     waited_s, asked_s = took_s(lambda: wake_many(waker)), took_s(lambda: queue_lengths(celery))
@@ -147,7 +151,7 @@ def test_a_killed_broker_is_missed_by_nobody_and_found_again(rabbit: RabbitMQ, c
 
     eventually(lambda: arrives_again(celery, waker), within_s=LIMIT_S)
     assert filled() == []  # wake-ups were lost: whose it was does not wait behind this one
-    assert Filled(celery, Waker(celery), wary_s=1000.0)() == ["text"]
+    assert Backlog(celery, Waker(celery), store, wary_s=1000.0)() == ["text"]
     assert waited_s < AT_ONCE_S
     assert asked_s < LIMIT_S
     assert unknown is None
