@@ -15,7 +15,7 @@ demo: .venv/.demo
 test: check
 	@echo "== tests"
 	@.venv/bin/python -m pytest -n 2 --dist loadfile
-	@.venv/bin/python -m pytest tests/failure -m failure --timeout 300
+	@.venv/bin/python -m pytest tests/failure -m failure --timeout 300 -n 2 --dist loadfile
 
 check: .venv/.dev
 	@echo "== ruff, mypy, import-linter"

@@ -23,6 +23,7 @@ from sandbox.client import SandboxClient
 
 CATCH_LIMIT_S, MOVE_LIMIT_S = 60.0, 60.0
 LOOK_EVERY_S = 0.02
+NEXT_WORDS_S = 1.0  # somebody says something at least so often
 OVERSLEPT_S = LEASE_S + 1.5  # a worker or sender sleeps past its leases
 HICCUP_S = 1.5  # a server hangs for so long
 SLOW_MS, SLOW_CALLS, UNSURE_CALLS = 1500, 10, 5
@@ -180,7 +181,7 @@ class Breaker:
 
         def look() -> tuple[int, int] | None:
             for one in self._house.processes("listener"):
-                if one["state"] == "ready" and (frames := self._stopped_with(one["pid"], self._crowd.unacked)):
+                if one["state"] == "ready" and (frames := self._stopped_with(one["pid"], self._frames)):
                     return one["pid"], frames
             return None
 
@@ -189,6 +190,14 @@ class Breaker:
         boot_s = self._kill_and_wait("listener", victim)
         acked_s = self._catch(lambda: self._crowd.first_ack_after(began), "the next frame is acknowledged")
         return Fault("kill", "listener", victim, frames, [], [acked_s - began], boot_s)
+
+    def _frames(self) -> int:
+        """How many frames lie unacknowledged with a listener that was stopped, once somebody has said something."""
+        end = time.monotonic() + NEXT_WORDS_S
+        while not (frames := self._crowd.unacked()) and time.monotonic() < end:
+            self._crowd.go_on()
+            time.sleep(LOOK_EVERY_S)
+        return frames
 
     def _kill_web(self) -> Fault:
         """With a request in hand."""
