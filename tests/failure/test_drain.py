@@ -35,6 +35,7 @@ SETTINGS = {
     "SWITCHYARD_CARD_INTERVAL_MS": "800",
 }
 SERVERS = ("redis", "broker")
+PAUSE_S = 0.05  # people take a breath: a slow machine is not to be asked thousands of things
 
 
 class Chatter:
@@ -155,6 +156,7 @@ def test_a_restart_of_the_listener_leaves_no_moment_unheard(house: Installation,
     ask(house.data_dir, {"do": "restart", "roles": ["listener"]})
     while ask(house.data_dir, {"do": "ps"})["restart"] == RESTART_UNDER_WAY:
         sent += say(people, [said(f"new{next(numbers)}", 0) for _ in range(3)])
+        time.sleep(PAUSE_S)
     verdict = wait_for(lambda: settled(people, sent))
 
     assert verdict.holds(), verdict.faults()
