@@ -1,9 +1,10 @@
 """What all processes of an installation agree on: limits out of the settings, and the format of the record."""
 
 from app import keys
+from app.acceptance import Limits
 from app.errors import BadSetting
 from app.keys import Box
-from app.mailbox import Limits, Mailbox
+from app.mailbox import Mailbox
 from app.message import VERSION
 from app.redis import Store
 from app.settings import Settings

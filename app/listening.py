@@ -8,11 +8,11 @@ from contextlib import closing
 import uvloop
 
 from app import crashpoints, keys
+from app.acceptance import Accepted
 from app.disk import DiskGuard
 from app.installation import check_record, limits_of
 from app.listener import run
 from app.machine import machine_name
-from app.mailbox import Accepted
 from app.message import Message
 from app.process import end_with_parent, ready
 from app.queue import Wake, Waker, create_celery

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import keys
+from app.acceptance import GRACE_S, Accepted, Limits, acceptance, ms, read_accepted
 from app.census import Census, count_items, take_census
 from app.errors import LeaseLost
 from app.keys import Box
@@ -27,40 +28,9 @@ MAX_FORWARDS = 3
 DEAD_LETTERS_KEPT_S = 14 * 86_400
 DEAD_LETTERS_PER_SHARD = 10_000 // keys.SHARDS
 SWEEP_AT_MOST = 500
-GRACE_S = 2.0  # a waiting head is due so long after its last wake-up
 BUSY_GRACE_S = 30.0  # ... if its queue is not empty
 SUSPECT_AFTER = 2  # vanished holders: until then it is the lot of all who were in a killed process
 GIVEN_UP_AFTER = 5  # ... so it was a suspect, alone among suspects, three times
-
-
-class Outcome(enum.Enum):
-    """What became of an accepted message."""
-
-    WAKE = "WAKE"  # stored; the conversation was idle
-    WAIT = "WAIT"  # stored; something else of this conversation comes first
-    REPEAT = "REPEAT"  # this id was seen before
-    FULL = "FULL"  # not stored; the person is told once
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The outcome, and the queue to wake if there is one."""
-
-    outcome: Outcome
-    wake: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How long things are kept and how many of them. Times in seconds."""
-
-    lease_s: float = 10.0
-    dedupe_s: float = 86_400.0
-    inbox_limit: int = 20
-    waiting_limit: int = 10_000
-    stale_after_s: float = 900.0
-    context_s: float = 1800.0
-    suspect_rest_s: float = 2.0  # a suspect whose holder vanished once more; twice as long the next time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,50 +111,6 @@ class Remember:
     context: bytes = b""
 
 
-def acceptance(
-    box: Box, message: Message, queue: str, *, limits: Limits, room: int, notices: tuple[Reply, Reply]
-) -> tuple[list[str], list[Arg]]:
-    """Keys and arguments of the script `accept`.
-
-    `room` is how many more messages the message's shard may hold; `notices` are what the person is told when the
-    conversation is full, and when the house is.
-    """
-    conversation = message.conversation
-    shard = keys.shard_of(conversation)
-    names = [
-        keys.items(box, conversation),
-        keys.state(box, conversation),
-        keys.due(box, shard),
-        keys.seen(conversation, message.id),
-        keys.waiting(box, shard),
-        keys.items("outbox", conversation),
-        keys.due("outbox", shard),
-        keys.waiting("outbox", shard),
-        keys.state("inbox", conversation),
-        keys.state("outbox", conversation),
-    ]
-    args: list[Arg] = [
-        conversation,
-        message.id,
-        _ms(message.sent_at),
-        queue,
-        encode(message),
-        _ms(limits.dedupe_s),
-        limits.inbox_limit,
-        room,
-        _ms(GRACE_S),
-        encode(notices[0]),
-        encode(notices[1]),
-        "control" if box == "control" else "",
-        VERSION,
-    ]
-    return names, args
-
-
-def read_accepted(answer: Any) -> Accepted:
-    return Accepted(Outcome(answer[0].decode()), answer[1].decode())
-
-
 class Mailbox:
     """The inboxes, the outboxes or the control inboxes of all conversations.
 
@@ -214,13 +140,13 @@ class Mailbox:
             conversation,
             queue,
             f"{os.getpid()}:{uuid.uuid4().hex}",  # whoever finds a lost process finds what it held
-            _ms(self.limits.lease_s),
+            ms(self.limits.lease_s),
             self._reads,
-            _ms(self.limits.stale_after_s),
+            ms(self.limits.stale_after_s),
             "draft" if self.box == "outbox" else "",
             SUSPECT_AFTER,
             GIVEN_UP_AFTER,
-            _ms(self.limits.suspect_rest_s),
+            ms(self.limits.suspect_rest_s),
         ]
         answer = self._store.run("lease", names, args, patient=False)  # the sweeper wakes it again
         word = answer[0].decode()
@@ -261,14 +187,14 @@ class Mailbox:
         args: list[Arg] = [
             conversation,
             lease.token,
-            _ms(GRACE_S),
+            ms(GRACE_S),
             reply.id if reply else "",
             encode(reply) if reply else "",
             remember.what,
             remember.context,
-            _ms(self.limits.context_s),
+            ms(self.limits.context_s),
             dead_letter,
-            _ms(DEAD_LETTERS_KEPT_S),
+            ms(DEAD_LETTERS_KEPT_S),
             DEAD_LETTERS_PER_SHARD,
             "close card" if self.box == "outbox" and reply is None else "",
             VERSION,
@@ -285,7 +211,7 @@ class Mailbox:
         Raises:
             LeaseLost: somebody else has it.
         """
-        args: list[Arg] = [lease.conversation, lease.token, _ms(GRACE_S), queue, encode(message), MAX_FORWARDS]
+        args: list[Arg] = [lease.conversation, lease.token, ms(GRACE_S), queue, encode(message), MAX_FORWARDS]
         answer = self._settled(self._store.run("forward", self._place(lease.conversation), args))
         return None if answer[0] == b"TOO_MANY" else str(answer[1].decode())
 
@@ -310,8 +236,8 @@ class Mailbox:
         args: list[Arg] = [
             lease.conversation,
             lease.token,
-            _ms(GRACE_S),
-            _ms(after_s),
+            ms(GRACE_S),
+            ms(after_s),
             counts,
             lease.id if shown else "",
             shown,
@@ -336,7 +262,7 @@ class Mailbox:
         None: the node of a cluster that has this one did not answer.
         """
         calls: list[tuple[list[str], list[Arg]]] = [
-            (self._place(held.conversation)[1:], [held.conversation, held.token, _ms(self.limits.lease_s)])
+            (self._place(held.conversation)[1:], [held.conversation, held.token, ms(self.limits.lease_s)])
             for held in leases
         ]
         answers = self._store.pipelined("renew", calls)
@@ -344,7 +270,7 @@ class Mailbox:
 
     def check(self, lease: Lease | DraftLease) -> float:
         """For how many seconds a lease still holds, asked right before what cannot be undone. Raises LeaseLost."""
-        args: list[Arg] = [lease.conversation, lease.token, _ms(self.limits.lease_s)]
+        args: list[Arg] = [lease.conversation, lease.token, ms(self.limits.lease_s)]
         left_ms = int(self._store.run("check", self._place(lease.conversation)[1:], args))
         if not left_ms:
             raise LeaseLost(f"the lease in the {self.box} is lost")
@@ -360,7 +286,7 @@ class Mailbox:
     ) -> list[tuple[str, str]]:
         """(queue, conversation) to wake, of those that are due. `filled`: queues that are not empty yet."""
         names = [keys.due(self.box, shard), *(name for one in conversations for name in self._place(one)[:2])]
-        graces = (_ms(GRACE_S), _ms(BUSY_GRACE_S), _ms(look_again_s))
+        graces = (ms(GRACE_S), ms(BUSY_GRACE_S), ms(look_again_s))
         args: list[Arg] = [*graces, " ".join(filled), uuid.uuid4().hex, *conversations]
         flat = [part.decode() for part in self._store.run("sweep", names, args)]
         return list(zip(flat[::2], flat[1::2], strict=True))
@@ -415,7 +341,3 @@ class Mailbox:
             text=text.decode(),
             address=decode_address(address),
         )
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 
 from app import keys
+from app.acceptance import Accepted, Limits, Outcome, acceptance, read_accepted
 from app.crashpoints import crashpoint
 from app.keys import Box
-from app.mailbox import Accepted, Limits, Outcome, acceptance, read_accepted
 from app.message import Message, Reply
 from app.queue import Wake
 from app.redis import AsyncStore

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from app import keys
+from app.acceptance import GRACE_S
 from app.census import take_overdue
 from app.errors import StoreUnavailable
-from app.mailbox import BUSY_GRACE_S, GRACE_S, SWEEP_AT_MOST, Mailbox
+from app.mailbox import BUSY_GRACE_S, SWEEP_AT_MOST, Mailbox
 from app.queue import ROUTES, Wake
 from app.redis import Store
 

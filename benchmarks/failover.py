@@ -21,7 +21,7 @@ from pathlib import Path
 import redis
 
 from app import keys
-from app.mailbox import Limits, acceptance, read_accepted
+from app.acceptance import Limits, acceptance, read_accepted
 from app.message import Address, Message, Reply, conversation_id
 from app.redis import AsyncStore, Store
 from benchmarks.figures import Figure, Reach, arguments_for, median, percentile, say, show

@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.mailbox import DraftLease, Lease, Limits, Mailbox
+from app.acceptance import Limits
+from app.mailbox import DraftLease, Lease, Mailbox
 from app.message import Address, Message, Reply
 from app.redis import Store
 from benchmarks import engine as engines

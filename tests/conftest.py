@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from app.acceptance import Limits
 from app.keys import Box
-from app.mailbox import Limits, Mailbox
+from app.mailbox import Mailbox
 from app.redis import Store
 from prove.rabbitmq import RabbitMQ, missing, rabbitmq
 from tests.machine import lacking

@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from app import keys
+from app.acceptance import Limits, Outcome
 from app.disk import MB, Disk, DiskGuard, Reserve
 from app.errors import StoreFull, StoreUnavailable
-from app.mailbox import Limits, Outcome
 from app.message import Message
 from app.redis import AsyncStore, Store
 from app.room import shortage_of_disk, shortages_of_record

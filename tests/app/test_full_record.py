@@ -11,11 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from app import keys
+from app.acceptance import Limits, Outcome
 from app.errors import StoreFull
 from app.installation import check_record
 from app.listener import MAX_IN_ACCEPT, Listener
 from app.listening import tell_connected
-from app.mailbox import Limits, Outcome
 from app.message import Message
 from app.quota import MonthlyCalls
 from app.redis import AsyncStore, Store

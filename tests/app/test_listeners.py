@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from app import keys
-from app.mailbox import Lease, Limits, Mailbox
+from app.acceptance import Limits
+from app.mailbox import Lease, Mailbox
 from app.message import Message, conversation_id
 from app.redis import AsyncStore
 from app.redis import Store as Record

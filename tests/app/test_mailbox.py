@@ -5,8 +5,9 @@ import time
 import pytest
 
 from app import keys
+from app.acceptance import Accepted, Limits, Outcome
 from app.errors import LeaseLost
-from app.mailbox import Accepted, DraftLease, Elsewhere, Idle, Lease, Limits, Mailbox, Outcome, Remember
+from app.mailbox import DraftLease, Elsewhere, Idle, Lease, Mailbox, Remember
 from app.message import Message
 from app.redis import Store
 from tests.conftest import Boxes

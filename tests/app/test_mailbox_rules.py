@@ -21,10 +21,11 @@ from hypothesis.stateful import (
 )
 
 from app import keys
+from app.acceptance import Limits
 from app.drafts import Drafts
 from app.errors import LeaseLost
 from app.keys import Box
-from app.mailbox import DraftLease, Elsewhere, Idle, Lease, Limits, Mailbox, Remember
+from app.mailbox import DraftLease, Elsewhere, Idle, Lease, Mailbox, Remember
 from app.message import Message
 from app.redis import Store
 from tests.app.mailbox_model import BOXES, End, Item, Model, Place

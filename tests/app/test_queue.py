@@ -13,7 +13,7 @@ import pytest
 import redis
 from celery import Celery
 
-from app.mailbox import Limits
+from app.acceptance import Limits
 from app.queue import ROUTES, Waker, create_celery, queue_lengths
 from app.redis import AsyncStore
 from app.routing import Dispatcher

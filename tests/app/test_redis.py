@@ -8,7 +8,8 @@ import pytest_asyncio
 from redis.exceptions import ResponseError
 
 from app import keys
-from app.mailbox import Accepted, Limits, Mailbox, Outcome, acceptance, read_accepted
+from app.acceptance import Accepted, Limits, Outcome, acceptance, read_accepted
+from app.mailbox import Mailbox
 from app.message import Message
 from app.redis import AsyncStore, Store
 from tests.samples import a_message, notices

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from app import keys
-from app.mailbox import Lease, Limits, Outcome
+from app.acceptance import Limits, Outcome
+from app.mailbox import Lease
 from app.message import Kind
 from app.redis import AsyncStore, Store
 from app.routing import Dispatcher, command_of, route

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 from app import keys
+from app.acceptance import Limits
 from app.keys import Box
-from app.mailbox import SWEEP_AT_MOST, Lease, Limits, Mailbox
+from app.mailbox import SWEEP_AT_MOST, Lease, Mailbox
 from app.message import Message
 from app.redis import Store
 from app.sweeper import Sweeper

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from app import keys
+from app.acceptance import Limits
 from app.drafts import Drafts
 from app.keys import Box
-from app.mailbox import Idle, Lease, Limits, Mailbox
+from app.mailbox import Idle, Lease, Mailbox
 from app.message import Message, Reply
 from app.redis import Store
 from app.routing import route

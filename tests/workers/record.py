@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from app.mailbox import GIVEN_UP_AFTER, Limits
+from app.acceptance import Limits
+from app.mailbox import GIVEN_UP_AFTER
 from app.message import VERSION, Attachment, Message
 from app.redis import Store
 from app.sweeper import Sweeper

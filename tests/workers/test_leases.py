@@ -10,8 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from app import keys
+from app.acceptance import Limits
 from app.keys import Box
-from app.mailbox import Idle, Lease, Limits, Mailbox
+from app.mailbox import Idle, Lease, Mailbox
 from app.message import Message
 from app.redis import Store
 from tests.app.supervised import eventually

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import app
+from app.acceptance import Limits
 from app.context import recall
 from app.keys import Box
-from app.mailbox import Limits, Mailbox
+from app.mailbox import Mailbox
 from app.message import VERSION, Message, Said
 from app.redis import Store
 from app.scripts import load_script

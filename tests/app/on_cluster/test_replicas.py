@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from app import keys
+from app.acceptance import Limits, Outcome, acceptance, read_accepted
 from app.errors import StoreUnavailable
-from app.mailbox import Lease, Limits, Mailbox, Outcome, acceptance, read_accepted
+from app.mailbox import Lease, Mailbox
 from app.message import Message
 from app.redis import AsyncStore, Store
 from prove.cluster import MASTERS, Cluster, Node, valkey_cluster

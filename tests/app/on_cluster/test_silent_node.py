@@ -10,9 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from app import doctor, keys
+from app.acceptance import Limits, acceptance
 from app.errors import BadSetting, StoreUnavailable
 from app.installation import check_record
-from app.mailbox import Lease, Limits, Mailbox, acceptance
+from app.mailbox import Lease, Mailbox
 from app.message import Message
 from app.redis import AsyncStore, Store
 from app.routing import Dispatcher
