@@ -5,7 +5,7 @@ import time
 from skills.sdk import Message, SkillPlugin
 
 SECONDS = 1.0
-LOOKING_S = 0.6
+LOOKING_S = 0.3
 
 
 class Slow(SkillPlugin):
