@@ -4,12 +4,12 @@ from typing import Any
 
 from celery.worker.consumer.consumer import Consumer
 
-AHEAD = 1
+AHEAD = 4  # with one, each wake-up waits for the acknowledgement before it to be on the broker's disk: a sixth the pace
 _DELAYED = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 
 
 class QuorumConsumer(Consumer):
-    """Holds one wake-up beyond those that its threads work on, and declares no queue but its own.
+    """Holds at most four wake-ups beyond those that its threads work on, and declares no queue but its own.
 
     Celery's holds as many again as it has threads, which others could have taken; and for delayed tasks, which there
     are none of here, it keeps 28 more quorum queues on the broker.
