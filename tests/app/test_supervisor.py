@@ -177,6 +177,8 @@ def test_stopping_is_in_order_and_in_time(start: Start) -> None:
     assert all(map(is_gone, pids))
     listener, text, sender = (running.log_of(f"{role}-1") for role in ("listener", "text", "sender"))
     assert _when("ended", listener) < _when("asked", text)
+    assert _when("told", sender) < _when("asked", text) < _when("asked", sender)  # it knows how long it has
+    assert "told" not in text
     assert "asked" in sender
     assert "ended" not in sender  # it had to be killed
     assert "User requested shutdown" in running.log_of("redis-1") or "SIGTERM" in running.log_of("redis-1")

@@ -18,6 +18,7 @@ _stop = False
 def main() -> None:
     options = dict(option.partition("=")[::2] for option in sys.argv[1:])
     signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(process.EVERYTHING_STOPS, _on_everything_stops)
     process.end_with_parent(lambda: print("the supervisor is gone", flush=True))
     if "dies" in options:
         sys.exit(1)
@@ -51,6 +52,10 @@ def _on_sigterm(number: int, frame: object) -> None:
     global _stop
     _stop = True
     os.write(1, f"asked at {time.monotonic()}\n".encode())
+
+
+def _on_everything_stops(number: int, frame: object) -> None:
+    os.write(1, f"told at {time.monotonic()}\n".encode())
 
 
 if __name__ == "__main__":
