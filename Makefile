@@ -24,7 +24,7 @@ check: .venv/.dev
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-# Take out one thing that keeps the promise, and see that `switchyard prove` notices.
+# Take out one thing that keeps the promise, and see that `switchyard prove` or a test notices.
 mutations: .venv/.dev
 	@.venv/bin/python -m tests.failure.mutate
 

@@ -10,7 +10,7 @@ from typing import Final
 from celery import Celery
 
 from app import broker, keys
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, StoreUnavailable
 from app.queue import Waker, lengths_of
 from app.redis import Store
 
@@ -19,7 +19,7 @@ KEPT_MS: Final = 365 * 86_400_000
 
 
 class Backlog:
-    """Call it for the names of the queues that are not empty. Raises StoreUnavailable."""
+    """Call it for the names of the queues that are not empty; none while that is not known."""
 
     def __init__(self, celery: Celery, waker: Waker, store: Store, *, wary_s: float) -> None:
         self._celery = celery
@@ -33,12 +33,12 @@ class Backlog:
         try:
             with broker.answering(self._celery.connection_for_write(), PATIENCE_S) as connection:
                 life, lengths = broker.life_of(connection), lengths_of(connection)
-        except BrokerUnavailable:
+            if life != self._known:
+                self._lost_at = max(self._lost_at, time.monotonic() - self._age_s(life))
+                self._known = life
+        except (BrokerUnavailable, StoreUnavailable):  # of a cluster's nodes only one knows the broker's life
             self._lost_at = time.monotonic()
             return []
-        if life != self._known:
-            self._lost_at = max(self._lost_at, time.monotonic() - self._age_s(life))
-            self._known = life
         if time.monotonic() - max(self._lost_at, self._waker.failed_at) < self._wary_s:
             return []
         return [name for name, length in lengths.items() if length]

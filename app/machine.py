@@ -13,7 +13,7 @@ def machine_name(data_dir: Path) -> str:
     file = data_dir / _FILE
     with contextlib.suppress(FileNotFoundError):
         return file.read_text()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = data_dir / f"{_FILE}.{uuid.uuid4().hex}"
     with draft.open("w") as new:
         new.write(uuid.uuid4().hex)

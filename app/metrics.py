@@ -57,8 +57,8 @@ class Metrics:
         done, _ = await asyncio.wait([self._reading], timeout=LIMIT_S)
         if not done:
             return [_up(False)]
-        found, self._reading = self._reading.result(), None
-        return found
+        reading, self._reading = self._reading, None
+        return reading.result()
 
 
 class _Read(Collector):

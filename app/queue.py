@@ -101,6 +101,9 @@ class Waker:
 
     def wake_later(self, queue_name: str, conversation: str, after_s: float, /) -> None:
         """Wake a queue in a while; the sweeper does it if this process is gone by then."""
+        if queue_name not in ROUTES:
+            log.warning("a queue that this version does not know is left to a newer one", queue=queue_name)
+            return
         try:
             self._pending.put_nowait((time.monotonic() + after_s, queue_name, conversation))
         except queue.Full:

@@ -42,7 +42,10 @@ class MonthlyCalls:
             self._known = known
 
     def left(self) -> bool:
-        """Whether a card can be opened and ended this month; read again every few seconds. Raises StoreUnavailable."""
+        """Whether a card can be opened and ended this month; read again every few seconds.
+
+        While the record does not answer, what was known last counts: a reply must not wait for a number.
+        """
         if self._used_up_month == self._month():
             return False
         if not self._limit:
@@ -50,7 +53,10 @@ class MonthlyCalls:
         with self._lock:
             known, old = self._known, time.monotonic() - self._read_at > LOOK_AGAIN_S
         if old:  # outside the lock: a record that is slow must not stop those who only count
-            known = self.used()
+            try:
+                known = self.used()
+            except StoreUnavailable:
+                log.warning("the month's card calls are not known for now")
             with self._lock:
                 self._known, self._read_at = known, time.monotonic()
         return known + CALLS_OF_A_CARD <= self._limit

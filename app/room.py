@@ -8,18 +8,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from app import keys
 from app.census import count_items
 from app.disk import Disk, in_mb
-from app.errors import StoreFull, StoreUnavailable
+from app.errors import BadSetting, StoreFull, StoreUnavailable
 from app.redis import Store
 from app.servers import disk_of_record
 from app.settings import Settings
 
 What = Literal["memory", "disk", "waiting"]
-NO_ANSWER = (StoreUnavailable, RedisError, ValueError)  # it is down, not for us, or not an address
+# It is down, not for us, or not an address.
+NO_ANSWER = (StoreUnavailable, BadSetting, RedisError, RedisClusterException, ValueError)
 PADDING = b"." * 64 * 1024  # as heavy as a message with a long text: less room than that is none
 
 

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Sweeper:
-    """One per worker process. `filled()` names the Celery queues that are not empty; it may raise OSError."""
+    """One per worker process. `filled()` names the Celery queues that are not empty; none if that is not known."""
 
     def __init__(
         self,
@@ -76,8 +76,6 @@ class Sweeper:
                     self.sweep()
             except StoreUnavailable:
                 log.warning("sweep postponed: the record does not answer")
-            except OSError:
-                log.warning("sweep postponed: the broker does not answer")
 
     def _mine(self) -> bool:
         """Whether this process sweeps.

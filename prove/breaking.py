@@ -30,6 +30,7 @@ SLOW_MS, SLOW_CALLS, UNSURE_CALLS = 1500, 10, 5
 WEBHOOK = "/robot/sendBySession"
 _Found = TypeVar("_Found")
 POOLS = ("text", "image", "default", "sender")
+SENDING = ("sender", "sweeper", "supervisor")  # who may have been sending: the sweeper is any worker
 
 
 class NobodyAtWork(Exception):
@@ -50,7 +51,7 @@ class Fault:
 
     def ends_calls(self) -> bool:
         """Whether a call to the platform may have been cut off, or made by somebody whose lease was over."""
-        return (self.what, self.whom) in {("kill", "sender"), ("kill", "supervisor"), ("freeze", "sender")}
+        return self.whom in SENDING and bool(self.messages)
 
 
 class Breaker:

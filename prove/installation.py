@@ -66,16 +66,6 @@ class Installation:
         self.wait_until(lambda: self.whole_without(role, victim), f"{role} comes back")
         return victim
 
-    def freeze(self, role: str, chance: random.Random, seconds: float) -> int:
-        """Let one process of a role sleep, and wake it up; its pid."""
-        victim: int = chance.choice(self.processes(role))["pid"]
-        os.kill(victim, signal.SIGSTOP)
-        try:
-            time.sleep(seconds)
-        finally:
-            os.kill(victim, signal.SIGCONT)
-        return victim
-
     def whole_without(self, role: str, victim: int) -> bool:
         """Whether every place of a role has a process that is ready, and none is the one that was killed."""
         now = self.processes(role)

@@ -156,6 +156,6 @@ def _left_typing(log: Iterable[Event]) -> list[str]:
     for event in log:
         if event["kind"] == "created":
             open_cards[event["card"]] = None
-        elif event["kind"] in ("finished", "failed"):
+        elif event["kind"] == "finished":
             open_cards.pop(event["card"], None)
     return list(open_cards)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -211,11 +211,15 @@ class Leases:
 
     def _renew_once(self) -> None:
         held = self._all()
-        for holding in held:
-            if holding.ending in (None, "stopped") and holding.overdue():
-                self._give_up(holding)
+        hung = [one for one in held if one.ending in (None, "stopped") and one.overdue()]
+        self._renew_all_but(hung, held)
+        for holding in hung:  # after the others: the record may be slow
+            self._give_up(holding)
+
+    def _renew_all_but(self, hung: Sequence[Holding], held: Sequence[Holding]) -> None:
         for box, mailbox in self._boxes.items():
             alive = [one for one in held if one.lease.box == box and one.ending not in ("hung", "lost")]
+            alive = [one for one in alive if one not in hung]
             if not alive:
                 continue
             asked_at = time.monotonic()

@@ -8,6 +8,7 @@ import pytest
 
 from app import keys
 from app.acceptance import Limits
+from app.errors import StoreUnavailable
 from app.keys import Box
 from app.mailbox import SWEEP_AT_MOST, Lease, Mailbox
 from app.message import Message
@@ -202,7 +203,7 @@ def test_a_sweeper_keeps_sweeping(sweeping: Sweeping) -> None:
 
 
 def test_a_sweeper_survives_a_broker_and_a_record_that_do_not_answer(sweeping: Sweeping) -> None:
-    troubles = [OSError("no broker")] * 2
+    troubles = [StoreUnavailable("no record")] * 2
 
     def filled() -> list[str]:
         if troubles:

@@ -30,6 +30,11 @@ def test_a_message_that_a_killed_sender_had_in_hand_may_be_seen_twice() -> None:
     assert "a0 (1: kill sender (pid 7))" in table([report])
 
 
+def test_a_sweeper_that_was_a_sender_counts_as_one() -> None:
+    assert a_report(seen(2), Fault("kill", "sweeper", 7, 1, ["m1"])).holds()
+    assert not a_report(seen(2), Fault("kill", "sweeper", 7, 1)).holds()
+
+
 def test_one_fault_excuses_one_message() -> None:
     other = Sent("m2", "bob", 0, "b0")
     acked = [{"seq": 1, "kind": "acked", "msgId": "m1"}, {"seq": 2, "kind": "acked", "msgId": "m2"}]
