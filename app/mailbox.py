@@ -5,6 +5,7 @@ inbox (stop requests). All three are this code. Every step is one Lua script in 
 are settled here and nowhere else.
 """
 
+import contextlib
 import enum
 import os
 import uuid
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from app import keys
 from app.acceptance import GRACE_S, Accepted, Limits, acceptance, ms, read_accepted
 from app.census import Census, count_items, take_census
-from app.errors import LeaseLost
+from app.errors import LeaseLost, StoreUnavailable
 from app.keys import Box
 from app.message import VERSION, Address, Message, Reply
 from app.redis import Store
@@ -135,11 +136,12 @@ class Mailbox:
     def lease(self, conversation: str, queue: str) -> Lease | DraftLease | Idle | Elsewhere:
         """Take the head, if it belongs to this queue. An empty outbox is leased for its draft, if there is one."""
         shard = keys.shard_of(conversation)
+        request = f"{os.getpid()}:{uuid.uuid4().hex}"  # whoever finds a lost process finds what it held
         names = [*self._place(conversation), keys.token(shard), keys.draft(conversation)]
         args: list[Arg] = [
             conversation,
             queue,
-            f"{os.getpid()}:{uuid.uuid4().hex}",  # whoever finds a lost process finds what it held
+            request,
             ms(self.limits.lease_s),
             self._reads,
             ms(self.limits.stale_after_s),
@@ -148,7 +150,11 @@ class Mailbox:
             GIVEN_UP_AFTER,
             ms(self.limits.suspect_rest_s),
         ]
-        answer = self._store.run("lease", names, args, patient=False)  # the sweeper wakes it again
+        try:
+            answer = self._store.run("lease", names, args, patient=False)  # the sweeper wakes it again
+        except StoreUnavailable:
+            self._untake(conversation, request)
+            raise
         word = answer[0].decode()
         if word == "LEASED":
             return self._leased(conversation, answer[1:])
@@ -303,6 +309,12 @@ class Mailbox:
         """Whether the record says that a message's card was opened."""
         name = keys.cards(keys.shard_of(conversation))
         return bool(self._store.repeat(lambda: self._store.client.hexists(name, message_id)))
+
+    def _untake(self, conversation: str, request: str) -> None:
+        """Give back what too few replicas had: nobody holds it, and its message must not be blamed for that."""
+        if self._store.waits_for_replicas:
+            with contextlib.suppress(StoreUnavailable):  # then it expires, and counts as vanished
+                self._store.pipelined("untake", [(self._place(conversation), [conversation, request, ms(GRACE_S)])])
 
     def _place(self, conversation: str) -> list[str]:
         shard = keys.shard_of(conversation)

@@ -74,6 +74,11 @@ class Store:
         self._threads = ThreadPoolExecutor(_MOST_NODES, "record") if self._address.is_cluster else None
 
     @property
+    def waits_for_replicas(self) -> bool:
+        """Whether what a script did may be undone in its caller's eyes, because too few replicas have it."""
+        return self._replication.replicas > 0
+
+    @property
     def client(self) -> "redis.Redis":
         """For plain commands, on a cluster too; call it inside `repeat`."""
         if not self._address.is_cluster:

@@ -38,7 +38,7 @@ if token then
     if head and head.id == head_id then return leased(token) end
     if redis.call('EXISTS', KEYS[5]) == 1 then return drafted(token) end
     -- the final reply came between the call and its repeat: the draft is gone, and that is what is to be leased
-  elseif head and head.id == head_id then -- its holder vanished
+  elseif head and head.id == head_id and held_by ~= request then -- its holder vanished
     head.vanished = head.vanished + 1
     -- It ran as a suspect: it rests, longer each time, so that others go first and a row of kills hits not only it.
     local as_suspect = head.vanished - tonumber(ARGV[8])

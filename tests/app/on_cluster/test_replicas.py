@@ -1,6 +1,7 @@
 """With SWITCHYARD_REPLICAS_ACK an answer counts when a replica has the write, so a failover loses nothing."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -83,6 +84,26 @@ async def test_a_frame_is_stored_when_a_replica_has_it(store: Store, valkey_url:
 
     await careful.close()
     assert stored(store, message)
+
+
+@pytest.mark.usefixtures("asleep")
+def test_nobody_is_blamed_for_a_lease_that_no_replica_has(store: Store, valkey_url: str) -> None:
+    """Its worker is told that it has nothing; five such leases would make an innocent message a dead letter."""
+    message = a_message("dingtalk:bot:untaken", sender="$:untaken==")
+    inbox = Mailbox(store, "inbox", Limits(lease_s=0.05))
+    accept(inbox, message)
+
+    for _ in range(3):
+        with (
+            closing(Store(valkey_url, deadline_s=0.5, timeout_s=0.5, replicas=1)) as careful,
+            pytest.raises(StoreUnavailable),
+        ):
+            Mailbox(careful, "inbox", Limits(lease_s=0.05)).lease(message.conversation, "text")
+        time.sleep(0.1)  # longer than the lease
+
+    held = inbox.lease(message.conversation, "text")
+    assert isinstance(held, Lease)
+    assert held.vanished == 0
 
 
 def test_a_whole_answer_with_replicas(store: Store, valkey_url: str) -> None:
