@@ -19,7 +19,11 @@ KEPT_MS: Final = 365 * 86_400_000
 
 
 class Backlog:
-    """Call it for the names of the queues that are not empty; none while that is not known."""
+    """Call it for the names of the queues that are not empty; none while they may have lost wake-ups.
+
+    Raises:
+        BrokerUnavailable: there is nobody to give a wake-up to.
+    """
 
     def __init__(self, celery: Celery, waker: Waker, store: Store, *, wary_s: float) -> None:
         self._celery = celery
@@ -36,7 +40,10 @@ class Backlog:
             if life != self._known:
                 self._lost_at = max(self._lost_at, time.monotonic() - self._age_s(life))
                 self._known = life
-        except (BrokerUnavailable, StoreUnavailable):  # of a cluster's nodes only one knows the broker's life
+        except BrokerUnavailable:
+            self._lost_at = time.monotonic()
+            raise
+        except StoreUnavailable:  # of a cluster's nodes only one knows the broker's life
             self._lost_at = time.monotonic()
             return []
         if time.monotonic() - max(self._lost_at, self._waker.failed_at) < self._wary_s:

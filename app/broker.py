@@ -15,14 +15,14 @@ from app.errors import BrokerUnavailable
 
 ANSWER_S = 5.0  # for each answer of a RabbitMQ
 HEARTBEAT_S = 10.0  # on RabbitMQ: a connection that is silent for two of these is dead
-_RETRY = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+_RETRY = {"interval_start": 0.1, "interval_step": 0.1, "interval_max": 2.0}
 
 
 class Connection(kombu.Connection):
     """Every process's connection.
 
-    It tries again every two seconds at the latest, where Celery's own would be half a minute late after a long outage,
-    and a broker that stops answering while queues are declared does not hold a worker for ever.
+    It tries again soon at first, and every two seconds at the latest, where Celery's own would be half a minute late
+    after a long outage, and a broker that stops answering while queues are declared does not hold a worker for ever.
     """
 
     def ensure_connection(self, *args: Any, **how: Any) -> Any:

@@ -20,6 +20,7 @@ State = Literal["starting", "ready", "draining", "restarting"]
 
 SOON_S = 10.0  # who dies sooner than this after its start may be dying of itself
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_LONGEST_WAIT_AFTER_WORK_S = 1.0
 _PROBE_S = 0.05
 _ROOM_S = 1.0
 _LOG_LIMIT_BYTES = 20 * 1024 * 1024
@@ -59,13 +60,17 @@ class Backoff:
     def __init__(self) -> None:
         self._next_s = 0.0
 
-    def after(self, *, lived_s: float, replace: bool) -> float:
-        """Seconds: none after a long life or a wish to be replaced, else 0, 0.5, 1, 2 and so on up to 30."""
+    def after(self, *, lived_s: float, was_ready: bool, replace: bool) -> float:
+        """Seconds: none after a long life or a wish to be replaced, else 0, 0.5, 1, 2 and so on up to 30.
+
+        Up to 1 for who was ready: it can start, others wait for it, and something else may have killed it.
+        """
         if replace:
             return 0.0
         if lived_s >= SOON_S:
             self._next_s = 0.0
-        wait_s, self._next_s = self._next_s, min(max(2 * self._next_s, _FIRST_WAIT_S), _LONGEST_WAIT_S)
+        longest_s = _LONGEST_WAIT_AFTER_WORK_S if was_ready else _LONGEST_WAIT_S
+        wait_s, self._next_s = min(self._next_s, longest_s), min(max(2 * self._next_s, _FIRST_WAIT_S), longest_s)
         return wait_s
 
 
@@ -118,7 +123,7 @@ class Child:
             lived_s = time.monotonic() - self.started_at
             replace = self._replacing or (self._was_ready and status == REPLACE_ME)
             self._replacing = False
-            wait_s = backoff.after(lived_s=lived_s, replace=replace)
+            wait_s = backoff.after(lived_s=lived_s, was_ready=self._was_ready, replace=replace)
             log.warning("process ended", process=self.name, status=status, lived_s=round(lived_s, 1), wait_s=wait_s)
             await self._pause(wait_s)
 

@@ -10,17 +10,22 @@ import structlog
 from app import keys
 from app.acceptance import GRACE_S
 from app.census import take_overdue
-from app.errors import StoreUnavailable
+from app.errors import BrokerUnavailable, StoreUnavailable
 from app.mailbox import BUSY_GRACE_S, SWEEP_AT_MOST, Mailbox
 from app.queue import ROUTES, Wake
 from app.redis import Store
 
 TAKE_OVER_AFTER_S = 1.0  # behind the interval: a sweeper that is silent for so long is replaced
+PASSED_ON_AFTER = 3  # sweeps that found no broker: perhaps it is this process alone that cannot reach it
 log = structlog.get_logger()
 
 
 class Sweeper:
-    """One per worker process. `filled()` names the Celery queues that are not empty; none if that is not known."""
+    """One per worker process.
+
+    `filled()` names the Celery queues that are not empty; none if that is not known. It raises BrokerUnavailable while
+    waking is in vain: what was due stays due, and is woken as soon as there is a broker.
+    """
 
     def __init__(
         self,
@@ -47,7 +52,12 @@ class Sweeper:
         self._closed.set()
 
     def sweep(self) -> int:
-        """Wake what is due, at most 500 conversations, oldest first; how many were woken."""
+        """Wake what is due, at most 500 conversations, oldest first; how many were woken.
+
+        Raises:
+            BrokerUnavailable: nothing was touched.
+            StoreUnavailable: some may have been woken.
+        """
         due = sorted(
             (since, box.box, shard, conversation)
             for box in self._boxes
@@ -70,12 +80,19 @@ class Sweeper:
         return woken
 
     def _sweep_all(self) -> None:
+        in_vain = 0  # sweeps in a row that found no broker
         while not self._closed.wait(self._interval_s):
             try:
                 if self._mine():
                     self.sweep()
+                in_vain = 0
             except StoreUnavailable:
                 log.warning("sweep postponed: the record does not answer")
+            except BrokerUnavailable as exc:
+                in_vain += 1
+                if in_vain % PASSED_ON_AFTER == 0:
+                    log.warning("sweep left to another: the broker does not answer here", reason=str(exc))
+                    self._closed.wait(self._interval_s + 2 * TAKE_OVER_AFTER_S)
 
     def _mine(self) -> bool:
         """Whether this process sweeps.

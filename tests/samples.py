@@ -27,8 +27,8 @@ def a_message(
     )
 
 
-def a_picture(code: str = "DC-1") -> Message:
-    message = a_message()
+def a_picture(code: str = "DC-1", *, sender: str = "$:ann==") -> Message:
+    message = a_message(sender=sender)
     return Message(
         id=message.id,
         conversation=message.conversation,

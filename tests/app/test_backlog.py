@@ -10,6 +10,7 @@ from celery import Celery
 
 from app import keys
 from app.backlog import KEPT_MS, Backlog
+from app.errors import BrokerUnavailable
 from app.queue import Waker, create_celery
 from app.redis import Store
 from tests.app.supervised import eventually
@@ -59,6 +60,7 @@ def test_a_broker_that_does_not_answer_is_not_believed_when_it_does_again(celery
     store.client.set(keys.BROKER, life(celery), px=KEPT_MS - LONG_MS)
     backlog = a_backlog(create_celery("test", f"redis://127.0.0.1:{free_port()}/0"), store)
 
-    assert backlog() == []
+    with pytest.raises(BrokerUnavailable):
+        backlog()
     backlog._celery = celery
     assert backlog() == []

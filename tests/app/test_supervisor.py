@@ -82,17 +82,28 @@ def test_who_keeps_dying_soon_waits_longer_and_longer() -> None:
     """A process that cannot start must not take the machine from those that work."""
     backoff = Backoff()
 
-    waits = [backoff.after(lived_s=1, replace=False) for _ in range(9)]
-    after_a_long_life = [backoff.after(lived_s=60, replace=False), backoff.after(lived_s=1, replace=False)]
+    waits = [backoff.after(lived_s=1, was_ready=False, replace=False) for _ in range(9)]
+    after_a_long_life = [backoff.after(lived_s=lived_s, was_ready=False, replace=False) for lived_s in (60, 1)]
 
     assert waits == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
     assert after_a_long_life == [0, 0.5]
 
 
+def test_who_was_ready_is_started_again_within_a_second() -> None:
+    """However often it is killed: people wait for it."""
+    backoff = Backoff()
+
+    waits = [backoff.after(lived_s=1, was_ready=True, replace=False) for _ in range(5)]
+    cannot_start_any_more = [backoff.after(lived_s=1, was_ready=False, replace=False) for _ in range(3)]
+
+    assert waits == [0, 0.5, 1, 1, 1]
+    assert cannot_start_any_more == [1, 2, 4]
+
+
 def test_who_asks_to_be_replaced_does_not_wait() -> None:
     backoff = Backoff()
 
-    waits = [backoff.after(lived_s=1, replace=True) for _ in range(3)]
+    waits = [backoff.after(lived_s=1, was_ready=True, replace=True) for _ in range(3)]
 
     assert waits == [0, 0, 0]
 

@@ -8,7 +8,7 @@ import pytest
 
 from app import keys
 from app.acceptance import Limits
-from app.errors import StoreUnavailable
+from app.errors import BrokerUnavailable, StoreUnavailable
 from app.keys import Box
 from app.mailbox import SWEEP_AT_MOST, Lease, Mailbox
 from app.message import Message
@@ -203,7 +203,7 @@ def test_a_sweeper_keeps_sweeping(sweeping: Sweeping) -> None:
 
 
 def test_a_sweeper_survives_a_broker_and_a_record_that_do_not_answer(sweeping: Sweeping) -> None:
-    troubles = [StoreUnavailable("no record")] * 2
+    troubles = [StoreUnavailable("no record"), BrokerUnavailable("no broker")]
 
     def filled() -> list[str]:
         if troubles:
@@ -217,6 +217,37 @@ def test_a_sweeper_survives_a_broker_and_a_record_that_do_not_answer(sweeping: S
     eventually(lambda: sweeping.woken)
 
     assert (troubles, sweeping.woken) == ([], [("text", message.conversation)])
+
+
+def test_without_a_broker_what_is_due_stays_due(sweeping: Sweeping) -> None:
+    """A wake-up that cannot be published would cost the conversation another grace."""
+    message = sweeping.gets(a_message())
+    sweeping.passes(message)
+
+    def filled() -> list[str]:
+        raise BrokerUnavailable("no broker")
+
+    with pytest.raises(BrokerUnavailable):
+        sweeping.sweeper(filled=filled).sweep()
+
+    assert sweeping.sweep() == [("text", message.conversation)]
+
+
+def test_who_cannot_reach_the_broker_leaves_sweeping_to_another(sweeping: Sweeping) -> None:
+    def filled() -> list[str]:
+        raise BrokerUnavailable("no way from here")
+
+    message, record = sweeping.gets(a_message()), sweeping.store.client
+    sweeping.passes(message)
+    sweeping.sweeper(filled=filled).start()
+    eventually(lambda: record.get(keys.SWEEPER))
+    cut_off = record.get(keys.SWEEPER)
+    sweeping.sweeper().start()
+
+    eventually(lambda: sweeping.woken)
+
+    assert sweeping.woken == [("text", message.conversation)]
+    assert record.get(keys.SWEEPER) != cut_off
 
 
 def test_an_empty_record_is_swept_at_no_cost(sweeping: Sweeping) -> None:

@@ -1,5 +1,6 @@
 """The real worker processes, started as the supervisor starts them: what they load, how they end."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from celery import signals
 from app.context import recall
 from app.message import Message
 from app.queue import create_celery
+from prove.broker import cut_clients
 from sandbox.client import SandboxClient
 from sandbox.process import Sandbox
 from tests.app.supervised import ROOT, eventually
@@ -18,6 +20,7 @@ from tests.workers.worker import BOOT_S, LEAVE_S, Worker, spoken_to
 from workers.pool import HEED_S, grace_s
 
 MODELS = ROOT / ".switchyard" / "models"
+PAIRS = 30  # turns of an image worker with its two threads
 
 
 def test_every_pool_does_its_work_without_torch(
@@ -81,6 +84,22 @@ def test_a_worker_that_is_told_to_leave_finishes_or_hands_back(
     assert house.texts(long) == []
     held = house.take(long)
     assert (held.vanished, held.raised) == (0, 0)
+
+
+def test_a_worker_whose_broker_was_away_fetches_as_soon_as_before(
+    start: Callable[..., Worker], wake: Callable[..., Message], house: House, broker_url: str
+) -> None:
+    """Busy with both its threads, and not a second late for each next pair of turns."""
+    start("image").until_ready()
+    cut_clients(broker_url)
+    first = wake(a_picture("no-such-picture"), "image")
+    eventually(lambda: house.texts(first))
+
+    began = time.monotonic()
+    messages = [wake(a_picture("no-such-picture", sender=f"person {number}"), "image") for number in range(PAIRS * 2)]
+    eventually(lambda: all(house.texts(message) for message in messages), within_s=60.0)
+
+    assert time.monotonic() - began < PAIRS / 2
 
 
 def test_a_hung_turn_costs_the_process_and_no_neighbour(
