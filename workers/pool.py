@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 from celery import signals
-from kombu.asynchronous.hub import Hub, get_event_loop
+from kombu.asynchronous.hub import Hub
 
 from app import crashpoints
 from app.backlog import Backlog
@@ -66,6 +66,7 @@ class PoolProcess:
         self._finishes = finishes
         self._told = False  # to leave, by SIGTERM
         self._status = 0  # with which the process leaves
+        self._hub: Hub | None = None  # Celery's loop; kombu's own get_event_loop() forgets it when a connection breaks
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
         if is_rabbitmq(settings.broker_url.get_secret_value()):
             self.celery.conf.worker_consumer = QuorumConsumer
@@ -116,7 +117,7 @@ class PoolProcess:
         signals.worker_ready.connect(self._on_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
-        signals.task_postrun.connect(_fetch_soon, weak=False)
+        signals.task_postrun.connect(self._fetch_soon, weak=False)
 
     def _on_setup_logging(self, **_: Any) -> None:
         setup_logging(self._pool, level=self.settings.log_level, style=self.settings.log_format)
@@ -130,8 +131,18 @@ class PoolProcess:
             log.exception("this worker cannot start")
             os._exit(1)
 
-    def _on_ready(self, **_: Any) -> None:
+    def _on_ready(self, sender: Any, **_: Any) -> None:
+        self._hub = sender.hub
         ready()
+
+    def _fetch_soon(self, **_: Any) -> None:
+        """A thread is free: have the worker fetch now.
+
+        A worker that fetches nothing ahead and whose threads were all busy would notice only when its loop turns the
+        next time, up to a second later.
+        """
+        if self._hub is not None:
+            self._hub.call_soon(_turn_again, self._hub)
 
     def _on_everything_stops(self, *_: Any) -> None:
         self.leaving.within(self.settings.drain_s - SERVERS_ALONE_S)
@@ -188,17 +199,6 @@ class PoolProcess:
         time.sleep(POLL_S)
         while self.leases.busy() and time.monotonic() < end:
             time.sleep(POLL_S)
-
-
-def _fetch_soon(**_: Any) -> None:
-    """A thread is free: have the worker fetch now.
-
-    A worker that fetches nothing ahead and whose threads were all busy would notice only when its loop turns the next
-    time, up to a second later.
-    """
-    hub = get_event_loop()
-    if hub is not None:
-        hub.call_soon(_turn_again, hub)
 
 
 def _turn_again(hub: Hub) -> None:
