@@ -34,7 +34,7 @@ class MonthlyCalls:
         if not self._limit:
             return
         try:
-            (known,) = map(int, self._store.pipelined("count", [([self._name()], [KEPT_S])]))
+            known = int(self._store.run_once("count", [self._name()], [KEPT_S]))
         except StoreUnavailable:
             log.warning("a card call was not counted")
             return

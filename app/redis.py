@@ -108,6 +108,18 @@ class Store:
 
         return self.repeat(once)
 
+    def run_once(self, name: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        """Run a script that counts, each time it runs.
+
+        Raises:
+            StoreUnavailable: it did not answer; it may have run all the same.
+        """
+        call = Call(load_script(name), keys, args)
+        try:
+            return read(self._send(self._place_of(call.keys[0]), [call])[0])
+        except (RedisError, RedisClusterException) as exc:
+            raise given_up(translated(exc)) from exc
+
     def repeat(self, call: Callable[[], _Answer]) -> _Answer:
         """Call until the server answers, to the deadline. The call must be one that may be repeated."""
         end, pause = time.monotonic() + self._deadline_s, FIRST_PAUSE_S

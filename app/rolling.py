@@ -13,7 +13,7 @@ from app.errors import BadSetting
 # named, come last.
 ORDER = ("sender", "default", "image", "text", "listener", "web", "broker", "redis")
 SERVERS = ("broker", "redis")
-READY_LIMIT_S = 300.0
+READY_LIMIT_S = 300.0  # and the drain of the one before it
 log = structlog.get_logger()
 
 
@@ -52,7 +52,7 @@ async def roll(
         def settled() -> bool:
             return child.state == "ready" or not is_there(child)
 
-        await until(settled, within_s=READY_LIMIT_S)
+        await until(settled, within_s=drain_s + READY_LIMIT_S)
         return settled()
 
     for child in children:

@@ -32,7 +32,7 @@ _RECORD_FORMS = (
     "of a cluster redis+cluster://host:6379,host:6379 or rediss+cluster://..."
 )
 _BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
-_LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
+LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
 # What would be right, by the type of a pydantic error; the braces are filled from its context.
 _SENTENCES: Final = {
     "greater_than": "must be more than {gt}",
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_for_tests(cls, value: bool, info: ValidationInfo) -> bool:
         ends = [info.data.get(f"dingtalk_{name}_endpoint", "") for name in ("openapi", "oapi")]
-        if value and not all(urlsplit(end).hostname in _LOOPBACK for end in ends):
+        if value and not all(urlsplit(end).hostname in LOOPBACK for end in ends):
             raise ValueError("is for a platform on this machine alone: both DINGTALK endpoints must name 127.0.0.1")
         return value
 

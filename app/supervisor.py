@@ -238,7 +238,8 @@ class Supervisor:
         """The listener first, so that nothing new comes in; the servers last, so that all can write to the end.
 
         The senders stop when the turns have: their answers go out now and not after the next start. They hear of the
-        end at once all the same, so that they begin nothing that they could not finish.
+        end at once all the same, so that they begin nothing that they could not finish; one that is only starting could
+        not hear it, has nothing in hand, and goes.
         """
         log.info("stopping", within_s=self._settings.drain_s)
         end = time.monotonic() + self._settings.drain_s
@@ -253,7 +254,9 @@ class Supervisor:
             await self._until(lambda: not any(map(of_this, self._children)), within_s=wait_until - time.monotonic())
 
         for child in self._children:
-            if child.spec.role == "sender":
+            if child.spec.role == "sender" and child.state in ("starting", "restarting"):
+                child.drain(others_end - time.monotonic())
+            elif child.spec.role == "sender":
                 child.tell(EVERYTHING_STOPS)
         await stop(_is_listener, kill_at=others_end, wait_until=listener_end)
         await stop(_is_answering, kill_at=workers_end, wait_until=workers_end)

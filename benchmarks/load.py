@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, Reach, arguments_for, percentile, say, show
 from prove.installation import installation
-from prove.verdict import ANSWERS, Sent, Verdict, judge
+from prove.verdict import Sent, Verdict, judge
 from sandbox.client import Event, SandboxClient
+from sandbox.journal import ANSWERS
 from sandbox.process import running_sandbox
 from workers.engine.echo import split
 

@@ -8,8 +8,9 @@ from typing import Any
 from app.channels.dingtalk.cards import track_id
 from app.message import conversation_id
 from prove.plan import Plan
-from prove.verdict import ANSWERS, Event, Sent
+from prove.verdict import Event, Sent
 from sandbox.client import SandboxClient
+from sandbox.journal import ANSWERS
 from sandbox.messages import person_of
 from workers.delivery import card_of
 

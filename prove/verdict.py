@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox.journal import ANSWERS
+
 Event = Mapping[str, Any]
-ANSWERS = ("finished", "webhook", "proactive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sandbox.client import SandboxClient
+from sandbox.journal import ANSWERS
 from sandbox.process import Sandbox, running_sandbox
 
 START_LIMIT_S = 280.0
 ANSWER_LIMIT_S = 120.0
 FIRST_PORT, LAST_PORT = 8080, 8099
-ANSWERS = ("finished", "webhook", "proactive")
 QUESTION = "What is the capital of France? Answer in one sentence."  # the small demo model speaks English
 MADE_OF = (
     "frame over WebSocket -> listener -> mailbox (Valkey) -> Celery -> text worker with the model -> outbox -> sender "

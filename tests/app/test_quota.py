@@ -1,6 +1,7 @@
 """The month's card calls, counted in the record for all processes."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -61,6 +62,16 @@ def test_what_the_platform_says_itself_counts_until_the_month_is_over_and_is_sai
     assert [entry["log_level"] for entry in logs] == ["error"]
     now[0] = DECEMBER
     assert month.left()
+
+
+def test_calls_of_many_threads_at_once_are_all_counted(store: Store) -> None:
+    month = MonthlyCalls(store, 10_000)
+
+    with ThreadPoolExecutor(16) as senders:
+        for _ in range(320):
+            senders.submit(month.count)
+
+    assert month.used() == 320
 
 
 class SlowToRead(Store):

@@ -195,6 +195,22 @@ def test_stopping_is_in_order_and_in_time(start: Start) -> None:
     assert "User requested shutdown" in running.log_of("redis-1") or "SIGTERM" in running.log_of("redis-1")
 
 
+def test_a_sender_that_is_starting_while_everything_stops_goes_first(start: Start, tmp_path: Path) -> None:
+    """It could not hear how long it has, and would begin calls that are cut off."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    running = start(f"sender:gate={gate}", SWITCHYARD_DRAIN_S="6").until_ready()
+    gate.unlink()
+    killed = running.pid("sender")
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: running.ps("sender")[0]["pid"] not in (None, killed))
+
+    assert running.stop() == 0
+
+    sender, text = running.log_of("sender-1"), running.log_of("text-1")
+    assert not re.search("^asked", sender, re.M) or _when("asked", sender) < _when("asked", text)
+
+
 def test_ctrl_c_stops_it_like_sigterm(start: Start) -> None:
     running = start().until_ready()
 

@@ -10,8 +10,9 @@ import pytest
 from app.crashpoints import Obeyed, Order, Point, give_order, obeyed
 from prove.installation import Installation, installation
 from prove.plan import Plan
-from prove.verdict import ANSWERS, Sent, Verdict
+from prove.verdict import Sent, Verdict
 from sandbox.client import Event, SandboxClient
+from sandbox.journal import ANSWERS
 from sandbox.process import Sandbox
 from tests.app.supervised import is_gone
 from tests.failure.test_path import answered, said, say, wait_for

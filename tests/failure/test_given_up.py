@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from prove.installation import Installation
-from prove.verdict import ANSWERS, Sent, judge
+from prove.verdict import Sent, judge
 from sandbox.client import SandboxClient
+from sandbox.journal import ANSWERS
 
 pytestmark = [pytest.mark.failure, pytest.mark.timeout(280)]
 LIMIT_S = 90.0

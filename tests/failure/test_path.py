@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from prove.installation import Installation
-from prove.verdict import ANSWERS, Sent, Verdict, judge
+from prove.verdict import Sent, Verdict, judge
 from sandbox.client import SandboxClient
+from sandbox.journal import ANSWERS
 
 pytestmark = [pytest.mark.failure, pytest.mark.timeout(240)]
 LIMIT_S = 150.0  # a killer brings its process down five times, and a busy machine starts the next one slowly

@@ -7,8 +7,8 @@ import pytest
 
 from prove.installation import Installation, installation
 from prove.plan import Plan
-from prove.verdict import ANSWERS
 from sandbox.client import SandboxClient
+from sandbox.journal import ANSWERS
 from sandbox.process import Sandbox
 from tests.failure.test_given_up import say, seen, wait_for
 

@@ -1,20 +1,9 @@
 """Stop requests: each is answered, and stops the message that ran when it came and no other."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from app.message import Message
-from app.redis import Store
 from tests.samples import a_message
-from tests.workers.desk import House, a_house
+from tests.workers.desk import House
 from workers.control import run_control
-
-
-@pytest.fixture
-def house(store: Store) -> Iterator[House]:
-    with a_house(store) as house:
-        yield house
 
 
 def control(house: House, message: Message) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from app.redis import Store
 from skills.sdk import Context
 from tests.app.proxy import proxied
 from tests.samples import a_message, a_picture
-from tests.workers.desk import House, a_house, a_skill
+from tests.workers.desk import House, a_skill
 from tests.workers.recording_outlet import DIES_AFTER
 from workers.skills import load_skills
 
@@ -25,12 +25,6 @@ SECRET = "the person's own words, and many more of them than are quoted"
 ODD_ID = "dingtalk:bot:it's$(odd) #1"
 
 Run = Callable[..., str]
-
-
-@pytest.fixture
-def house(store: Store) -> Iterator[House]:
-    with a_house(store) as house:
-        yield house
 
 
 @pytest.fixture

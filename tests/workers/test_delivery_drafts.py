@@ -1,22 +1,13 @@
 """Drafts: a card that types while the answer is written, and what becomes of it when the platform is in trouble."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from app.errors import LeaseLost
 from app.mailbox import DraftLease
-from app.redis import Store
 from tests.samples import a_message
-from tests.workers.desk import House, a_house
+from tests.workers.desk import House
 from tests.workers.recording_outlet import BUSY, NO_CARDS, UNKNOWN, Seen, Trouble
 from workers.delivery import show
-
-
-@pytest.fixture
-def house(store: Store) -> Iterator[House]:
-    with a_house(store) as house:
-        yield house
 
 
 def test_a_card_that_was_opened_on_record_alone_is_opened(house: House) -> None:

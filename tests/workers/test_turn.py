@@ -1,7 +1,6 @@
 """One turn, rule by rule: a real record, the echo engine, whole skills; no Celery."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -17,12 +16,6 @@ from tests.workers.desk import House, a_house, a_skill
 from workers.engine.echo import EchoEngine
 from workers.engine.interface import Handle, Request
 from workers.turn import Rules
-
-
-@pytest.fixture
-def house(store: Store) -> Iterator[House]:
-    with a_house(store) as house:
-        yield house
 
 
 class ListeningEngine(EchoEngine):

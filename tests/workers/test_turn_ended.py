@@ -22,12 +22,6 @@ SECRET = "the-persons-own-words"
 
 
 @pytest.fixture
-def house(store: Store) -> Iterator[House]:
-    with a_house(store) as house:
-        yield house
-
-
-@pytest.fixture
 def quick(store: Store) -> Iterator[House]:
     """A house that renews its leases five times a second."""
     with a_house(store, lease_s=0.6) as house:

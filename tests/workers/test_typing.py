@@ -1,25 +1,17 @@
 """An answer is shown while it is written: often enough to be alive, seldom enough for the platform."""
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from app.drafts import Drafts
 from app.errors import LeaseLost
-from app.redis import Store
 from tests.samples import a_message
-from tests.workers.desk import House, a_house
+from tests.workers.desk import House
 from workers.typing import SHARE_FOR_UPDATES, Typing
 
 WORDS = "one two three four five six seven eight nine ten"
-
-
-@pytest.fixture
-def house(store: Store) -> Iterator[House]:
-    with a_house(store) as house:
-        yield house
 
 
 def typing(

@@ -21,6 +21,7 @@ from app.channels.dingtalk.verdict import Answer, Blocked, Throttled, TokenRefus
 from app.channels.outlet import Fence, NoFence
 from app.crashpoints import crashpoint
 from app.errors import BadPicture, OutcomeUnknown, PlatformBusy, PlatformRefused
+from app.settings import LOOPBACK
 
 log = structlog.get_logger()
 
@@ -36,7 +37,6 @@ PATIENCE_S: Final = 0.2  # no thread sleeps longer for a grant; the caller comes
 CONNECT_S: Final = 2.0
 DOWNLOAD_S: Final = 30.0
 DOWNLOAD_LIMIT_BYTES: Final = 20_000_000
-LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
 PLATFORM_DOMAINS: Final = ("dingtalk.com", "dingtalk.io")
 
 NO_FENCE: Final = NoFence()
