@@ -1,13 +1,19 @@
 """What all processes of an installation agree on: limits out of the settings, and the format of the record."""
 
+import time
+from typing import Final
+
 from app import keys
 from app.acceptance import Limits
-from app.errors import BadSetting
+from app.errors import BadSetting, StoreUnavailable
 from app.keys import Box
 from app.mailbox import Mailbox
 from app.message import VERSION
 from app.redis import Store
 from app.settings import Settings
+
+PATIENCE_S: Final = 15.0  # with a record that does not answer, before a process gives up its start
+AGAIN_S: Final = 0.2
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -30,26 +36,33 @@ def mailboxes(store: Store, limits: Limits) -> dict[Box, Mailbox]:
 def check_record(store: Store) -> None:
     """Write the number of shards at the first start; stop when the record was made with another.
 
+    A node of a cluster that is silent keeps nobody from starting.
+
     Raises:
         BadSetting: the record is not ours to read.
-        StoreUnavailable: it did not answer.
+        StoreUnavailable: nobody answered.
     """
-
-    def agree() -> dict[bytes, bytes]:
-        if known := store.client.hgetall(keys.FORMAT):  # a record that is full takes no write, and needs none
-            return known  # type: ignore[return-value]
-        store.client.hsetnx(keys.FORMAT, "shards", str(keys.SHARDS))
-        store.client.hsetnx(keys.FORMAT, "version", str(VERSION))
-        return store.client.hgetall(keys.FORMAT)  # type: ignore[return-value]
-
     if store.is_lone_node():
         raise BadSetting("SWITCHYARD_REDIS_URL: this server is a node of a cluster; write redis+cluster://host:port")
-    kept = store.repeat(agree)
-    if int(kept[b"shards"]) != keys.SHARDS:
-        raise BadSetting(
-            f"SWITCHYARD_REDIS_URL: this record has {int(kept[b'shards'])} shards, this version uses {keys.SHARDS}; "
-            "drain it with the version that wrote it, or name an empty one"
-        )
+    for shards in filter(None, _made_for(store)):
+        if int(shards) != keys.SHARDS:
+            raise BadSetting(
+                f"SWITCHYARD_REDIS_URL: this record has {int(shards)} shards, this version uses {keys.SHARDS}; "
+                "drain it with the version that wrote it, or name an empty one"
+            )
+
+
+def _made_for(store: Store) -> list[int | None]:
+    """What each shard says; None where nobody answered."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            calls = [([keys.made_for(shard)], [keys.SHARDS, VERSION]) for shard in range(keys.SHARDS)]
+            return store.pipelined("made_for", calls)
+        except StoreUnavailable:
+            if time.monotonic() > end:
+                raise
+        time.sleep(AGAIN_S)
 
 
 def replies_stream(settings: Settings) -> bool:

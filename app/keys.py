@@ -53,6 +53,11 @@ def token(shard: int) -> str:
     return f"token:{{{shard}}}"
 
 
+def made_for(shard: int) -> str:
+    """Hash: version and number of shards of the record. Every shard knows it, so any node of a cluster can tell."""
+    return f"switchyard:{{{shard}}}"
+
+
 def waited(name: str) -> str:
     """Beside a name of the same shard; see lua/waited.lua."""
     return f"waited:{name[name.index('{') : name.index('}') + 1]}"
@@ -69,4 +74,3 @@ def listening(machine: str) -> str:
 
 SWEEPER = "sweeper"
 BROKER = "broker"  # the life of the broker that the sweeper saw last, its age is in its time to live
-FORMAT = "switchyard"  # hash: version and shards, written at the first start

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from celery import signals
 
+from app import keys
 from app.context import recall
 from app.message import Message
 from app.queue import create_celery
@@ -174,7 +175,7 @@ def test_a_skill_that_does_not_listen_is_handed_back_and_left_behind(
 
 def test_a_worker_without_its_record_does_not_start(start: Callable[..., Worker], house: House) -> None:
     """Celery would start all the same, and take wake-ups that it cannot serve."""
-    house.store.client.hset("switchyard", "shards", 5)
+    house.store.client.hset(keys.made_for(0), "shards", 5)
     worker = start("default")
 
     assert worker.status(BOOT_S) == 1

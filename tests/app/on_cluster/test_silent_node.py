@@ -251,11 +251,30 @@ def test_a_wrong_scheme_is_said(cluster: Cluster, tmp_path: Path) -> None:
         store.run("overdue", [keys.due("inbox", 1)], [1])
 
 
-def test_a_process_starts_while_one_host_of_the_address_is_gone(cluster: Cluster) -> None:
+def test_a_process_starts_while_any_one_node_is_silent(cluster: Cluster, store: Store) -> None:
+    """Whichever it is: else who is killed meanwhile would not come back, and the other nodes' people had nobody."""
+    for node in cluster.nodes:
+        with asleep(cluster, node), closing(Store(cluster.url, deadline_s=1.0, timeout_s=1.0)) as starting:
+            check_record(starting)
+
+
+def test_any_node_knows_that_a_record_is_not_ours(cluster: Cluster, store: Store, node: Node) -> None:
+    other = next(shard for shard in range(keys.SHARDS) if cluster.owner(keys.made_for(shard)) is not node)
+    store.client.hset(keys.made_for(other), "shards", 5)
+
+    with (
+        asleep(cluster, node),
+        closing(Store(cluster.url, deadline_s=1.0, timeout_s=1.0)) as starting,
+        pytest.raises(BadSetting, match="5 shards"),
+    ):
+        check_record(starting)
+
+
+def test_a_process_starts_while_one_host_of_the_address_is_gone(cluster: Cluster, store: Store) -> None:
     """The address names several hosts for this."""
     host = f"redis+cluster://:{cluster.password}@127.0.0.1:1,127.0.0.1:{cluster.nodes[1].port}"
-    with closing(Store(host, deadline_s=LIMIT_S)) as store:
-        check_record(store)
+    with closing(Store(host, deadline_s=LIMIT_S)) as starting:
+        check_record(starting)
         names, args = acceptance("inbox", PEOPLE[0], "text", limits=Limits(), room=9, notices=notices(PEOPLE[0]))
 
-        assert store.run("accept", names, args)
+        assert starting.run("accept", names, args)
