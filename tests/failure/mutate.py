@@ -19,7 +19,7 @@ from typing import Protocol
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).parent / "mutations"
 PARTS = ("app", "workers", "skills", "sandbox", "prove", "tests", "celeryconfig.py", "pyproject.toml")
-KINDS = ("lost", "doubled", "out_of_order", "wrong_recipient", "unexpected", "left_typing")
+KINDS = ("lost", "doubled", "out_of_order", "wrong_recipient", "unexpected", "left_typing", "notices")
 TESTS_FAILED = 1  # pytest's exit status; 2 to 5: they could not be run
 
 
@@ -84,12 +84,12 @@ class Tests:
 
 HARD = ("--mode", "markdown", "--messages", "150", "--kills", "4", "--roles", "text,broker,default,redis")
 IN_CARDS = ("--mode", "card", "--messages", "150", "--kills", "7", "--roles", "sender,text")
-# A message that goes unanswered is lost, or gets an apology that nobody planned for.
+# A message that goes unanswered is lost, or its person gets a notice: no run of these is full, late or poisoned.
 CHECKS: Mapping[str, Check] = {
     "fence": Prove(HARD, frozenset({"doubled"})),
     "dedupe": Prove(HARD, frozenset({"doubled"})),
     "due": Prove(HARD, frozenset({"lost"})),
-    "renewal": Prove(HARD, frozenset({"lost", "doubled"})),
+    "renewal": Prove(HARD, frozenset({"lost", "doubled", "notices"})),
     "guid": Prove(IN_CARDS, frozenset({"doubled"})),
     "suspect": Tests(["tests/workers/test_suspects.py"]),
     "disk": Tests(["tests/app/test_disk.py::test_the_listener_acknowledges_nothing_while_the_disk_is_short"]),
