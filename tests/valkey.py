@@ -33,9 +33,9 @@ def wait_for_server(url: str, deadline_s: float = 15.0) -> None:
 
 
 @contextmanager
-def valkey(folder: Path, *extra: str) -> Iterator[str]:
-    """Start a server; yields its URL."""
-    port = free_port()
+def valkey(folder: Path, *extra: str, port: int = 0) -> Iterator[str]:
+    """Start a server, on a free port if none is named; yields its URL."""
+    port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--loglevel", "warning"]
     server = subprocess.Popen([str(get_binary_path()), *options, *extra], stdout=subprocess.DEVNULL)

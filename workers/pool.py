@@ -28,7 +28,7 @@ from app.redis import Store
 from app.settings import Pool, Settings
 from app.sweeper import Sweeper
 from app.wording import Wording
-from workers.consumer import QuorumConsumer
+from workers.consumer import QuorumConsumer, TidyConsumer
 from workers.deadman import Deadman
 from workers.leases import Leases, keep_pace
 from workers.leaving import Leaving
@@ -68,8 +68,8 @@ class PoolProcess:
         self._status = 0  # with which the process leaves
         self._hub: Hub | None = None  # Celery's loop; kombu's own get_event_loop() forgets it when a connection breaks
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
-        if is_rabbitmq(settings.broker_url.get_secret_value()):
-            self.celery.conf.worker_consumer = QuorumConsumer
+        on_rabbitmq = is_rabbitmq(settings.broker_url.get_secret_value())
+        self.celery.conf.worker_consumer = QuorumConsumer if on_rabbitmq else TidyConsumer
         self._pool = pool
         self._open_desk = open_desk
         self._connect_signals()

@@ -53,6 +53,10 @@ class Worker:
     def holds_torch(self) -> bool:
         return "libtorch" in Path(f"/proc/{self.process.pid}/maps").read_text()
 
+    @property
+    def open_files(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
