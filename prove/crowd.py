@@ -25,7 +25,10 @@ SHORT, LONG = "says that things go on", "says " + "on and on and " * 9
 
 
 class Crowd:
-    """Says `plan.messages` messages in all, `limit` of them for now; at most `aim` are on their way at a time."""
+    """Says `plan.messages` messages in all, or more if a kill wants for words; `limit` of them for now.
+
+    At most `aim` are on their way at a time.
+    """
 
     def __init__(self, plan: Plan, client: SandboxClient, robot: str) -> None:
         self.sent: list[Sent] = []
@@ -55,7 +58,7 @@ class Crowd:
     @property
     def done(self) -> bool:
         """Whether everything has been said."""
-        return len(self.sent) >= self._messages
+        return len(self.sent) >= max(self._messages, self.limit)
 
     @property
     def on_the_way(self) -> int:
@@ -63,9 +66,12 @@ class Crowd:
         return sum(map(len, self._waiting.values()))
 
     def go_on(self) -> None:
-        """Somebody waits for a victim with work in hand: say a little more, if all that may be said is answered."""
+        """Somebody waits for a victim with work in hand: say a little more, if all that may be said is answered.
+
+        On a busy machine that may be more than was planned: a kill must not fail for want of words.
+        """
         if not self.on_the_way:
-            self.limit = min(self._messages, max(self.limit, len(self.sent)) + AT_ONCE // 2)
+            self.limit = max(self.limit, len(self.sent)) + AT_ONCE // 2
 
     def unacked(self) -> int:
         """Messages that were handed over and are not acknowledged, as of now."""
@@ -78,8 +84,8 @@ class Crowd:
         return next((ack_s for ack_s in self._ack_times_s if ack_s > when_s), None)
 
     def talk(self, stop: threading.Event) -> None:
-        """Say what there is to say, until all is said or `stop` is set."""
-        while not self.done and not stop.wait(LOOK_EVERY_S):
+        """Say what there is to say, until `stop` is set."""
+        while not stop.wait(LOOK_EVERY_S):
             self.look()
             free = min(AT_ONCE, self.aim - self.on_the_way, self.limit - len(self.sent))
             if free > 0:

@@ -83,7 +83,7 @@ def _break_things(plan: Plan, breaker: Breaker, crowd: Crowd, say: Say) -> list[
         slowest = f", moved again within {max(fault.recovery_s):.2f} s" if fault.recovery_s else ""
         held = f" (pid {fault.pid}) with {fault.held} in hand" if fault.pid else ""
         say(f"{plan.mode}: {number + 1}/{len(steps)} {step}{held}{slowest}; {len(crowd.sent)} said")
-    crowd.aim, crowd.limit = plan.people, plan.messages
+    crowd.aim, crowd.limit = plan.people, max(plan.messages, len(crowd.sent))
     return done
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from sandbox.control import Control
 from sandbox.platform import Platform
@@ -17,6 +19,7 @@ from sandbox.tokens import Credentials
 from sandbox.world import World
 
 HOST = "127.0.0.1"
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it
 
 
 class AnnouncingServer(uvicorn.Server):
@@ -33,8 +36,13 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def application(world: World) -> Starlette:
-    """The ASGI application of a world."""
-    return Starlette(routes=[*Platform(world).routes(), *Control(world).routes()])
+    """The ASGI application of a world. Whoever leaves in the middle of a request did not make it."""
+    routes = [*Platform(world).routes(), *Control(world).routes()]
+    return Starlette(routes=routes, exception_handlers={ClientDisconnect: _gone})
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def listen(port: int) -> socket.socket:

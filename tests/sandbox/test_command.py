@@ -1,6 +1,7 @@
 """`python -m sandbox` from outside."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,30 @@ def test_the_command_prints_one_ready_line_and_keeps_the_secret_to_itself(tmp_pa
     assert output == f"sandbox ready http://127.0.0.1:{port_file.read_text()}\n"
     assert process.returncode == 0
     assert port_file.stat().st_mode & 0o077 == 0
+
+
+def test_who_leaves_in_the_middle_of_a_request_is_no_fault(tmp_path: Path) -> None:
+    """Senders that are killed do; a page of tracebacks would hide what matters."""
+    port_file = tmp_path / "port"
+    command = [sys.executable, "-m", "sandbox", "--port-file", str(port_file), "--client-id", "ding1"]
+    process = subprocess.Popen(
+        [*command, "--client-secret-env", "SANDBOX_SECRET", "--stop-with-stdin"],
+        env={**os.environ, "SANDBOX_SECRET": "from-the-environment"},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("sandbox ready")
+    with socket.create_connection(("127.0.0.1", int(port_file.read_text())), timeout=20) as leaving:
+        leaving.sendall(b"PUT /v1.0/card/streaming HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+
+    _, complaints = process.communicate("", timeout=20)
+
+    assert process.returncode == 0
+    assert complaints == ""
 
 
 def test_an_empty_secret_stops_the_start(tmp_path: Path) -> None:
