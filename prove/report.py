@@ -44,7 +44,8 @@ class Report:
         """Whether the promise was kept; how long recovery took is not part of it."""
         others = [name for name in self.verdict.faults() if name != "doubled"]
         whole = self.verdict.accepted == self.verdict.sent > 0 and self.kills() == self.plan.kills
-        return whole and not self.unexcused() and not any(self.verdict.faults()[name] for name in others)
+        few = len(self.verdict.doubled) <= sum(fault.ends_calls() for fault in self.faults)
+        return whole and few and not self.unexcused() and not any(self.verdict.faults()[name] for name in others)
 
     def kills(self) -> int:
         """Kills of a process that held work."""
@@ -53,8 +54,8 @@ class Report:
     def excuses(self) -> dict[str, str]:
         """What was seen twice and may be, with the fault that did it.
 
-        A message has no idempotency key: a sender that died or overslept in mid-call sends it again, at most one for
-        each such fault.
+        A message has no idempotency key: what a sender had in hand when it died or overslept is sent again. It may have
+        had several, each of another person; in all there are no more than such faults.
         """
         if self.plan.mode != "markdown":
             return {}
@@ -63,7 +64,6 @@ class Report:
             for mark in self.verdict.doubled:
                 if fault.ends_calls() and mark not in excuses and self.verdict.ids[mark] in fault.messages:
                     excuses[mark] = f"{number + 1}: {fault.what} {fault.whom} (pid {fault.pid})"
-                    break
         return excuses
 
     def unexcused(self) -> list[str]:
@@ -102,7 +102,7 @@ def as_json(reports: Sequence[Report]) -> str:
             "schedule": [str(step) for step in report.plan.steps()],
             "holds": report.holds(),
             "kills": report.kills(),
-            "verdict": asdict(report.verdict) | {"ids": {}},
+            "verdict": asdict(report.verdict) | {"ids": report.verdict.ids_of_faults()},
             "excuses": report.excuses(),
             "recovery": [asdict(one) | {"kept": one.kept()} for one in report.recoveries()],
             "faults": [asdict(fault) for fault in report.faults],

@@ -42,6 +42,11 @@ class Verdict:
         names = ("lost", "doubled", "out_of_order", "wrong_recipient", "unexpected", "left_typing")
         return {name: getattr(self, name) for name in names}
 
+    def ids_of_faults(self) -> dict[str, str]:
+        """Mark -> the platform's id of each message that something is wrong with: what to look for in the logs."""
+        wrong = {mark for found in self.faults().values() for mark in found}
+        return {mark: id for mark, id in self.ids.items() if mark in wrong}
+
     def holds(self) -> bool:
         """Whether the promise was kept. A run in which nothing was accepted proves nothing."""
         return self.accepted > 0 and not any(self.faults().values())

@@ -35,7 +35,7 @@ def test_a_sweeper_that_was_a_sender_counts_as_one() -> None:
     assert not a_report(seen(2), Fault("kill", "sweeper", 7, 1)).holds()
 
 
-def test_one_fault_excuses_one_message() -> None:
+def test_a_sender_may_have_had_several_in_hand_but_in_all_no_more_than_faults() -> None:
     other = Sent("m2", "bob", 0, "b0")
     acked = [{"seq": 1, "kind": "acked", "msgId": "m1"}, {"seq": 2, "kind": "acked", "msgId": "m2"}]
     shown = [
@@ -44,10 +44,12 @@ def test_one_fault_excuses_one_message() -> None:
     ]
     verdict = judge([MESSAGE, other], [*acked, *shown])
 
-    report = a_report(verdict, Fault("kill", "sender", 7, 2, ["m1", "m2"]))
+    both, another = Fault("kill", "sender", 7, 2, ["m1", "m2"]), Fault("freeze", "sender", 8, 1, ["m3"])
 
-    assert not report.holds()
-    assert report.unexcused() == ["b0"]
+    assert not a_report(verdict, both).holds()
+    assert a_report(verdict, both, another).holds()
+    assert a_report(verdict, both).unexcused() == []
+    assert a_report(verdict, another).unexcused() == ["a0", "b0"]
 
 
 def test_nothing_else_excuses_a_second_sight() -> None:
