@@ -52,7 +52,8 @@ class Packing:
             places.append(row.span.start + row.position)
         self._host[:, : len(tokens)] = torch.tensor([tokens, positions, places])
         if self._there is not self._host:
-            self._there[:, : len(tokens)].copy_(self._host[:, : len(tokens)], non_blocking=True)
+            # Waits for the copy: a step without rows asks the device for nothing, and the next one fills these again.
+            self._there[:, : len(tokens)].copy_(self._host[:, : len(tokens)])
         filled = self._there[:, : len(tokens)]
         groups = list(grouped(plan.rows, first=before, call_cost=self._call_cost))
         return Packed(filled[0:1], filled[1:2], filled[2], Batch(pieces, groups))

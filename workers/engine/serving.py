@@ -18,6 +18,7 @@ from workers.engine.packed_linear import can_pack, pack_linears
 from workers.engine.runner import Runner
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Answer, Sequence
+from workers.engine.spans import SMALLEST
 
 TRIAL_PROMPTS = ((5, 9, 3, 7, 11, 2, 8), (4, 6, 10))
 TRIAL_CHUNK = 4  # tokens a step: the first prompt takes two, the second joins while the first one ends
@@ -34,28 +35,29 @@ def serve(model: Any) -> Any:
         BadSetting: it does not compute what the loaded model computes; the text says why.
     """
     if model not in _served:
-        served = _copy(model)
-        served.set_attn_implementation(PACKED)
-        if can_pack(served):
-            pack_linears(served)
-        _try_out(model, served)
+        name = model.config.get_text_config().model_type
+        try:
+            served = _made_of(model)
+            found = _trial(served)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
+            raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}: {exc}") from exc
+        _compare(model, found, name)
         _served[model] = served
     return _served[model]
 
 
-def _copy(model: Any) -> Any:
-    """New modules around the same tensors."""
+def _made_of(model: Any) -> Any:
+    """New modules around the same tensors, except for linear layers that are packed."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    served = copy.deepcopy(model, shared)
+    served.set_attn_implementation(PACKED)
+    if can_pack(served):
+        pack_linears(served)
+    return served
 
 
-def _try_out(model: Any, served: Any) -> None:
-    """Raise BadSetting if a prompt in two chunks, beside another one, has other logits than by itself."""
-    name = model.config.get_text_config().model_type
-    try:
-        found = _trial(served)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
-        raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}: {exc}") from exc
+def _compare(model: Any, found: list[Tensor], name: str) -> None:
+    """Raise BadSetting if a prompt in two chunks, beside another one, had other logits than by itself."""
     for prompt, logits in zip(TRIAL_PROMPTS, found, strict=True):
         with torch.inference_mode():
             alone = model(torch.tensor([prompt], device=model.device)).logits[0, -1].float()
@@ -66,7 +68,7 @@ def _try_out(model: Any, served: Any) -> None:
 
 def _trial(served: Any) -> list[Tensor]:
     """The logits [vocabulary] behind each of the prompts, by the way that requests go."""
-    tokens = sum(64 for _ in TRIAL_PROMPTS)
+    tokens = SMALLEST * len(TRIAL_PROMPTS)
     runner = Runner(served, cache_tokens=tokens, step_tokens=TRIAL_CHUNK + len(TRIAL_PROMPTS))
     scheduler = Scheduler(slots=len(TRIAL_PROMPTS), prefill_tokens=TRIAL_CHUNK, cache_tokens=tokens)
     trials = [_a_sequence(prompt) for prompt in TRIAL_PROMPTS]

@@ -147,14 +147,14 @@ QUESTIONS = [
 def test_twenty_mixes_on_the_demo_model_equal_one_by_one_generation(loaded: "Loaded", make_slots: MakeSlots) -> None:
     """With a real model, through the engine's own thread; prompts are prefilled in chunks of 24 tokens."""
     prompts = [loaded.prompts.encode((("user", question),)) for question in QUESTIONS]
-    judge = Judge(loaded, 12)
+    judge = Judge(loaded, 8)
     engine = make_slots(slots=4, prefill_tokens=24)
     dice = random.Random(5)
 
     for _ in range(20):
         running = [
             engine.start(dice.choice(prompts), ask("", max_new_tokens=dice.randint(1, judge.longest)))
-            for _ in range(dice.randint(2, 6))
+            for _ in range(dice.randint(2, 5))
         ]
         if dice.random() < 0.5:
             dice.choice(running).handle.cancel()

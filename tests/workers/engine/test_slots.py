@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, Lfm2Con
 from app.errors import BadSetting, EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask, first_piece, until
 from tests.workers.engine.conftest import MakeSlots
-from tests.workers.engine.tiny import SIZES, tiny, tiny_llama
+from tests.workers.engine.tiny import SIZES, as_loaded, tiny, tiny_llama
 from workers.engine.build import build_engine
 from workers.engine.interface import Handle, Request
 from workers.engine.loading import check_attention, longest, pick_dtype
@@ -90,6 +90,25 @@ def test_the_answer_is_limited_by_what_the_prompt_leaves(make_slots: MakeSlots, 
 
     assert result.prompt_tokens + result.new_tokens == 48
     assert result.finish == "length"
+
+
+def test_a_small_cache_lets_requests_wait_and_answers_them_all(make_slots: MakeSlots) -> None:
+    """Its size is a limit of memory, whatever the number of slots: two of these fit at a time."""
+    engine = make_slots(slots=8, max_tokens=120, cache_tokens=128, model=as_loaded(tiny_llama()))
+
+    running = [engine.start([n] * 30, ask("", max_new_tokens=30)) for n in range(6)]
+
+    assert all(sequence.handle.result().new_tokens == 30 for sequence in running)
+
+
+def test_what_is_larger_than_the_cache_is_refused_with_the_reason(make_slots: MakeSlots) -> None:
+    """It would wait for ever."""
+    engine = make_slots(max_tokens=512, cache_tokens=100, model=as_loaded(tiny_llama()))
+
+    with pytest.raises(RequestRejected, match="has 100 tokens, there is room for 1 to 99"):
+        engine.start([1] * 100, ask(""))
+
+    assert engine.start([1] * 90, ask("", max_new_tokens=500)).handle.result().new_tokens == 10
 
 
 def test_a_long_conversation_is_fitted_and_then_runs(make_slots: MakeSlots) -> None:
