@@ -4,6 +4,7 @@ Rows that ask for nothing are picked by one argmax over all. The others are work
 column of numbers, one for each of them. A row's draw is one number of its own dice, so neighbours change nothing.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,8 @@ from workers.engine import processors
 from workers.engine.interface import Request
 from workers.engine.sequence import Sequence
 
+log = logging.getLogger(__name__)
+
 CANDIDATES = 256  # top_p first looks at so many: sorting a whole vocabulary for each token is slow on a CPU
 NEVER = float("-inf")
 
@@ -21,7 +24,9 @@ Rows = list[Sequence]
 
 @torch.inference_mode()
 def pick(logits: Tensor, sequences: Rows, eos: frozenset[int] = frozenset()) -> list[int | None]:
-    """One token for each row of float32 logits [rows, vocabulary]; None where the logits are not finite.
+    """One token for each row of float32 logits [rows, vocabulary]; None where there is none.
+
+    That is where the logits are not finite, or a logit processor failed.
 
     `eos`: tokens that may not come before a request's least number of tokens. Rows that are altered are copies.
     """
@@ -47,20 +52,28 @@ def _plain(sequence: Sequence) -> bool:
     )
 
 
-def _pick_special(logits: Tensor, rows: Rows, eos: frozenset[int]) -> list[int]:
+def _pick_special(logits: Tensor, rows: Rows, eos: frozenset[int]) -> list[int | None]:
     """Tokens of rows [n, vocabulary], which are changed in place: penalty, least length, processors, then the draw."""
     _penalise(logits, rows)
     _forbid_early_end(logits, rows, eos)
-    for i, row in enumerate(rows):
-        if row.request.processors:
-            logits[i] = processors.apply(row.request.processors, row.prompt, row.new, logits[i])
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    failed = {i for i, row in enumerate(rows) if row.request.processors and not _process(logits[i], row)}
+    tokens: list[int | None] = logits.argmax(dim=-1).tolist()
     drawing = [i for i, row in enumerate(rows) if row.request.temperature > 0]
     if drawing:
         drawn = draw(logits[drawing], [rows[i].request for i in drawing], [rows[i].dice.random() for i in drawing])
         for i, token in zip(drawing, drawn, strict=True):
             tokens[i] = token
-    return tokens
+    return [None if i in failed else token for i, token in enumerate(tokens)]
+
+
+def _process(logits: Tensor, row: Sequence) -> bool:
+    """Change one row [vocabulary] in place by what its request names. False if that fails: it fails alone."""
+    try:
+        logits.copy_(processors.apply(row.request.processors, row.prompt, row.new, logits))
+    except Exception:
+        log.exception("logit processor failed")
+        return False
+    return bool(logits.max().isfinite())
 
 
 def _penalise(logits: Tensor, rows: Rows) -> None:

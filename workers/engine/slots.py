@@ -26,6 +26,7 @@ from workers.engine.serving import serve
 log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # of prompts, between two tokens of everybody else
+UNPICKED = "no token could be picked: the model's numbers overflowed on this prompt, or a logit processor failed"
 CLOSE_S = 30.0  # one step of a large model on a slow machine
 
 
@@ -186,7 +187,7 @@ class SlotsEngine:
     def _hand_out(self, rows: tuple[Row, ...], tokens: list[int | None]) -> None:
         for row, token in zip(rows, tokens, strict=True):
             if token is None:
-                self._fail(row.sequence, RequestRejected("the model's numbers overflowed on this prompt"))
+                self._fail(row.sequence, RequestRejected(UNPICKED))
             else:
                 self._give(row.sequence, token)
 

@@ -136,6 +136,18 @@ def test_a_registered_processor_changes_the_rows_that_name_it_alone() -> None:
         processors.register("only two", lambda prompt, new, logits: logits)
 
 
+def test_a_processor_that_fails_costs_its_own_row_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(prompt: Any, new: Any, logits: torch.Tensor) -> torch.Tensor:
+        raise KeyError("no such state")
+
+    processors.register("fails", fail)
+    processors.register("forbids all", lambda prompt, new, logits: torch.full_like(logits, -float("inf")))
+    rows = [a_sequence(processors=("fails",)), a_sequence(temperature=0.1), a_sequence(processors=("forbids all",))]
+
+    assert pick(SCORES.expand(3, -1), rows) == [None, 1, None]
+    assert "logit processor failed" in caplog.text
+
+
 def test_a_processor_that_nobody_registered_is_refused() -> None:
     with pytest.raises(RequestRejected, match="none called"):
         processors.check_processors(("unheard of",))
