@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     max_tokens: int = Field(2048, ge=16, description="context of the model in tokens, prompt and answer together")
     answer_tokens: int = Field(512, ge=1, description="an answer is at most so long, in tokens")
     slots: int = Field(16, ge=1, le=1024, description="answers that are written at the same time, per text worker")
+    cache_tokens: int = Field(
+        0, ge=0, description="tokens that running prompts and answers may hold together; 0: `MAX_TOKENS` for each slot"
+    )
     echo_tokens_per_s: float = Field(0.0, ge=0, description="speed of `echo` for each answer; 0: at once")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")

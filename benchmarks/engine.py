@@ -1,137 +1,113 @@
-"""Tokens per CPU second of the engine `slots`, against one-by-one `generate()` and static batches, on the demo model.
+"""Tokens per CPU second of the engine `slots` and of what could be used instead, on the demo model.
 
 `python -m benchmarks.engine` gives every contender the same requests: prompts of 30 to 200 tokens, answers of 16 to 128
-tokens, greedy, float32, one thread, all there at once. CPU seconds are those of this whole process, so a busy machine
-disturbs little. `--quick` takes about two minutes; its requests do not fill the slots, so its ratios are lower.
+tokens, greedy, float32, one thread on one core; first all at once, then at random at 0.7 times the rate that
+transformers' continuous batching can do. Seconds are those of the CPU of this whole process, and for latencies also the
+idle time between requests; the wall's are beside them. Contenders take turns; the median of the rounds counts.
+`--quick` takes about three minutes; its requests do not fill the slots, so its ratios are lower.
 """
 
 import argparse
-import random
+import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmarks.figures import Figure, Reach, arguments_for, median, say, show
+from benchmarks.contenders import Contender, contenders
+from benchmarks.figures import Figure, Reach, arguments_for, median, percentile, say, show
+from benchmarks.requests import Noted, Task, burst, poisson
 from workers.engine.demo_model import prepare_demo_model
-from workers.engine.interface import Request
 
 if TYPE_CHECKING:
     from workers.engine.loading import Loaded
 
 MODELS = Path(".switchyard") / "models"
-SLOTS = 16
-QUICK_REQUESTS = 12
-GENERATE_REACH, STATIC_REACH = Reach(">=", 5), Reach(">=", 2)
-PROMPT_TOKENS, ANSWER_TOKENS = (30, 200), (16, 128)
-
-Tokens = list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One request: its prompt, and how many tokens its answer has."""
-
-    prompt: Tokens
-    new: int
-
-
-Contender = Callable[["Loaded", Sequence[Task]], list[Tokens]]
-
-
-def workload(count: int, vocabulary: int, seed: int = 0) -> list[Task]:
-    """Mixed requests, the same for the same seed."""
-    chance = random.Random(seed)
-    return [
-        Task(
-            [chance.randrange(100, vocabulary) for _ in range(chance.randint(*PROMPT_TOKENS))],
-            chance.randint(*ANSWER_TOKENS),
-        )
-        for _ in range(count)
-    ]
-
-
-def one_by_one(loaded: "Loaded", tasks: Sequence[Task]) -> list[Tokens]:
-    """`generate()`, one request after another."""
-    return [answer for task in tasks for answer in _generate(loaded.model, [task])]
-
-
-def static_batches(loaded: "Loaded", tasks: Sequence[Task]) -> list[Tokens]:
-    """`generate()`, 16 requests at a time in the order of arrival; a batch runs until its longest answer is done."""
-    batches = [tasks[start : start + SLOTS] for start in range(0, len(tasks), SLOTS)]
-    return [answer for batch in batches for answer in _generate(loaded.model, batch)]
-
-
-def slots(loaded: "Loaded", tasks: Sequence[Task]) -> list[Tokens]:
-    """Ours: a request joins when a slot is free and leaves when it is done."""
-    from workers.engine.slots import SlotsEngine
-
-    longest = max(len(task.prompt) + task.new for task in tasks)
-    engine = SlotsEngine(loaded, slots=SLOTS, max_tokens=longest + 1, threads=1)
-    try:
-        running = [engine.start(task.prompt, Request(messages=(), max_new_tokens=task.new)) for task in tasks]
-        for sequence in running:
-            sequence.handle.result()
-        return [sequence.new for sequence in running]
-    finally:
-        engine.close()
-
-
-def _generate(model: Any, tasks: Sequence[Task]) -> list[Tokens]:
-    """Left-padded, greedy, without an end token; each answer cut to what was asked for."""
-    import torch
-
-    width = max(len(task.prompt) for task in tasks)
-    ids = torch.tensor([[0] * (width - len(task.prompt)) + task.prompt for task in tasks])
-    mask = torch.tensor([[0] * (width - len(task.prompt)) + [1] * len(task.prompt) for task in tasks])
-    longest = max(task.new for task in tasks)
-    with torch.inference_mode():
-        found = model.generate(ids, attention_mask=mask, max_new_tokens=longest, do_sample=False, pad_token_id=0)
-    return [row[width : width + task.new] for row, task in zip(found.tolist(), tasks, strict=True)]
-
-
-CONTENDERS: dict[str, Contender] = {"slots": slots, "static batches of 16": static_batches, "generate()": one_by_one}
+SLOTS, REQUESTS, ARRIVING, ROUNDS = 48, 48, 32, 3
+QUICK = (12, 8, 1)  # requests, arriving, rounds
+LOAD = 0.7  # of the capacity of transformers' continuous batching
+OURS, PEER, COLLECTOR = "slots", "transformers' batching", "collect"
+REACH = {"generate()": Reach(">=", 5), "static 16": Reach(">=", 2), PEER: Reach(">=", 1.8)}
+P50_REACH, FIRST_REACH = Reach("<", 0.4), Reach("<", 0.05)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What one contender did in one round."""
 
-    answers: list[Tokens]
-    tokens_per_cpu_s: float
+    noted: list[Noted]
+    cpu_s: float
+    wall_s: float
+
+    @property
+    def tokens_per_cpu_s(self) -> float:
+        return sum(len(one.answer) for one in self.noted) / self.cpu_s
+
+    @property
+    def requests_per_cpu_s(self) -> float:
+        return len(self.noted) / self.cpu_s
+
+    def p50_s(self) -> float:
+        return percentile([one.end_s for one in self.noted], 0.5)
+
+    def first_s(self) -> float:
+        return sum(one.first_s for one in self.noted) / len(self.noted)
 
 
-def measure(loaded: "Loaded", tasks: Sequence[Task], rounds: int) -> list[Figure]:
-    """Every contender once a round, in turns; the median counts. Raises ValueError if an answer has a wrong length."""
-    found: dict[str, list[Measured]] = {name: [] for name in CONTENDERS}
+Rounds = dict[str, list[Measured]]
+
+
+def measure(loaded: "Loaded", tasks: Sequence[Task], rounds: int, chosen: dict[str, Contender]) -> Rounds:
+    """Every contender once a round, in turns. Raises ValueError if an answer has a wrong length."""
+    found: Rounds = {name: [] for name in chosen}
     for number in range(rounds):
-        for name, contender in CONTENDERS.items():
-            found[name].append(_one(contender, loaded, tasks))
-            say(f"round {number + 1}: {name}: {found[name][-1].tokens_per_cpu_s:.1f} tokens per CPU second")
-    return figures(found)
+        for name, contender in chosen.items():
+            one = run_once(contender, loaded, tasks)
+            found[name].append(one)
+            rate = f"{one.tokens_per_cpu_s:.1f} tokens per CPU second, {one.cpu_s:.1f} s CPU, {one.wall_s:.1f} s wall"
+            say(f"round {number + 1}: {name}: {rate}, p50 {one.p50_s():.2f} s, mean first {one.first_s():.2f} s")
+    return found
 
 
-def _one(contender: Contender, loaded: "Loaded", tasks: Sequence[Task]) -> Measured:
-    started = time.process_time()
-    answers = contender(loaded, tasks)
-    took_s = time.process_time() - started
-    if [len(answer) for answer in answers] != [task.new for task in tasks]:
+def run_once(contender: Contender, loaded: "Loaded", tasks: Sequence[Task]) -> Measured:
+    """One contender on all tasks."""
+    begun, begun_wall = time.process_time(), time.perf_counter()
+    noted = contender(loaded, tasks)
+    cpu_s, wall_s = time.process_time() - begun, time.perf_counter() - begun_wall
+    if [len(one.answer) for one in noted] != [task.new for task in tasks]:
         raise ValueError("an answer is shorter than it must be: the contenders did not do the same work")
-    return Measured(answers, sum(task.new for task in tasks) / took_s)
+    return Measured(noted, cpu_s, wall_s)
 
 
-def figures(found: dict[str, list[Measured]]) -> list[Figure]:
-    """The rates, the ratios, and how many answers are those of `generate()` to the last token."""
+def throughput(found: Rounds) -> list[Figure]:
+    """The rates, our ratios, and how many of our answers are those of `generate()` to the last token."""
     rates = {name: [one.tokens_per_cpu_s for one in rounds] for name, rounds in found.items()}
-    ours, static, single = (rates[name] for name in CONTENDERS)
-    pairs = zip(found["slots"][0].answers, found["generate()"][0].answers, strict=True)
+    figures = [Figure(name, median(rate), "tokens/CPU s") for name, rate in rates.items()]
+    figures += [Figure(f"{name}, wall", median([one.wall_s for one in found[name]]), "s") for name in found]
+    for name in rates.keys() - {OURS} if OURS in rates else ():
+        figures.append(Figure(f"{OURS} / {name}", _ratio(rates[OURS], rates[name]), "x", REACH.get(name)))
+    if {OURS, "generate()"} <= found.keys():
+        pairs = zip(found[OURS][0].noted, found["generate()"][0].noted, strict=True)
+        equal = [ours.answer == theirs.answer for ours, theirs in pairs]
+        figures += [Figure("answers", len(equal)), Figure("answers equal to generate()'s", sum(equal))]
+    return figures
+
+
+def latency(found: Rounds, per_s: float) -> list[Figure]:
+    """Medians of the rounds, and our ratios to collecting batches."""
+    figures = [Figure("arrivals", per_s, "requests/s")]
+    for name, rounds in found.items():
+        figures.append(Figure(f"{name}: latency, p50", median([one.p50_s() for one in rounds]), "s"))
+        figures.append(Figure(f"{name}: first token, mean", median([one.first_s() for one in rounds]), "s"))
+    ours, theirs = found[OURS], found[COLLECTOR]
+    p50 = _ratio([one.p50_s() for one in ours], [one.p50_s() for one in theirs])
+    first = _ratio([one.first_s() for one in ours], [one.first_s() for one in theirs])
     return [
-        *(Figure(name, median(rate), "tokens/CPU s") for name, rate in rates.items()),
-        Figure("slots / generate()", _ratio(ours, single), "x", GENERATE_REACH),
-        Figure("slots / static batches", _ratio(ours, static), "x", STATIC_REACH),
-        Figure("answers", len(found["slots"][0].answers)),
-        Figure("answers equal to generate()'s", sum(left == right for left, right in pairs)),
+        *figures,
+        Figure(f"{OURS} / {COLLECTOR}: latency, p50", p50, "x", P50_REACH),
+        Figure(f"{OURS} / {COLLECTOR}: first token, mean", first, "x", FIRST_REACH),
     ]
 
 
@@ -155,19 +131,37 @@ def load(folder: str) -> "Loaded":
 def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_for(__doc__)
-    parser.add_argument("--requests", type=int, default=48, help="how many requests")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_REQUESTS} requests, one round")
+    parser.add_argument("--cores", default="", help="run on these cores alone, such as 0 or 0,1; empty: as started")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="slots of ours")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="how many requests at once")
+    parser.add_argument("--arriving", type=int, default=ARRIVING, help="how many of them at random; 0: leave that out")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each contender")
+    parser.add_argument("--only", default="", help="contenders by name, with commas between them; empty: all")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]} requests, one round")
     parser.add_argument("--model", default="", help="a folder; empty: the demo model")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print; with --json the last line is one object, each figure by its name."""
     arguments = read_arguments(argv)
-    count, rounds = (QUICK_REQUESTS, 1) if arguments.quick else (arguments.requests, arguments.rounds)
+    if arguments.cores:
+        os.sched_setaffinity(0, {int(core) for core in arguments.cores.split(",")})
+    count, arriving, rounds = QUICK if arguments.quick else (arguments.requests, arguments.arriving, arguments.rounds)
+    everyone = contenders(arguments.slots)
+    chosen = {name: everyone[name] for name in arguments.only.split(",") if name} or everyone
     loaded = load(arguments.model)
-    show(measure(loaded, workload(count, loaded.vocabulary), rounds), arguments)
+    tasks = burst(count, loaded.vocabulary)
+    found = measure(loaded, tasks, rounds, chosen)
+    figures = throughput(found)
+    if arriving and PEER in found:
+        per_s = LOAD * median([one.requests_per_cpu_s for one in found[PEER]])
+        competing = {name: everyone[name] for name in (OURS, PEER, COLLECTOR)}
+        figures += latency(measure(loaded, poisson(tasks[:arriving], per_s), rounds, competing), per_s)
+    if arguments.json:
+        print(json.dumps({one.name: one.value for one in figures}))
+    else:
+        show(figures, arguments)
 
 
 if __name__ == "__main__":

@@ -123,17 +123,37 @@ def test_what_is_gone_after_a_failover_is_counted(tmp_path: Path) -> None:
 
 def test_the_engines_workload_is_the_same_for_all_contenders() -> None:
     """The requests are those that the quoted figures were measured with: 48 of mixed lengths."""
-    from benchmarks.engine import ANSWER_TOKENS, PROMPT_TOKENS, Measured, figures, workload
+    from benchmarks.requests import ANSWER_TOKENS, PROMPT_TOKENS, burst, poisson
 
-    tasks = workload(48, vocabulary=1000)
-    round_ = Measured([[1], [2]], 10.0)
-    found = values(figures({"slots": [round_], "static batches of 16": [round_], "generate()": [round_]}))
+    tasks = burst(48, vocabulary=1000)
+    arriving = poisson(tasks, per_s=2.0)
 
-    assert tasks == workload(48, vocabulary=1000)
+    assert tasks == burst(48, vocabulary=1000)
+    assert [(task.prompt, task.new) for task in arriving] == [(task.prompt, task.new) for task in tasks]
+    assert 12 < arriving[-1].at_s < 48
     assert all(PROMPT_TOKENS[0] <= len(task.prompt) <= PROMPT_TOKENS[1] for task in tasks)
     assert all(ANSWER_TOKENS[0] <= task.new <= ANSWER_TOKENS[1] for task in tasks)
-    assert found["slots / generate()"] == 1
-    assert found["answers equal to generate()'s"] == 2
+
+
+def test_every_contender_answers_every_request_with_the_same_tokens() -> None:
+    """A ratio says something only if all did the same work. Two requests come late: those who batch must not wait."""
+    from benchmarks.contenders import contenders
+    from benchmarks.engine import latency, run_once, throughput
+    from benchmarks.requests import Task
+    from tests.workers.engine.tiny import as_loaded, tiny_llama
+
+    loaded = as_loaded(tiny_llama())
+    tasks = [Task([3, 4, 5], 6), Task([9] * 20, 4), Task([1, 2], 3, at_s=1.0), Task([8], 2, at_s=100.0)]
+
+    found = {name: [run_once(contender, loaded, tasks)] for name, contender in contenders(slots=2).items()}
+
+    answers = {name: [one.answer for one in rounds[0].noted] for name, rounds in found.items()}
+    assert all(answer == answers["generate()"] for answer in answers.values())
+    assert all(0 < one.first_s <= one.end_s < 90 for rounds in found.values() for one in rounds[0].noted)
+    figures = values(throughput(found)) | values(latency(found, per_s=1.0))
+    assert figures["answers equal to generate()'s"] == figures["answers"] == 4
+    assert figures["slots / static 16"] > 0
+    assert figures["slots / collect: latency, p50"] > 0
 
 
 def test_renewals_are_watched_under_each_load(store: Store) -> None:

@@ -20,6 +20,7 @@ def open_desk(process: PoolProcess) -> None:
         max_tokens=settings.max_tokens,
         echo_tokens_per_s=settings.echo_tokens_per_s,
         cache_dir=settings.model_cache,
+        cache_tokens=settings.cache_tokens,
     )
     desk = turn_desk(process, engine=engine)
 

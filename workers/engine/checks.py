@@ -32,6 +32,8 @@ def check_sampling(request: Request) -> None:
         "temperature": math.isfinite(request.temperature) and request.temperature >= 0,
         "top_p": 0 < request.top_p <= 1,
         "top_k": request.top_k >= 0,
+        "repetition_penalty": math.isfinite(request.repetition_penalty) and request.repetition_penalty > 0,
+        "min_new_tokens": 0 <= request.min_new_tokens <= request.max_new_tokens,
         "stop": all(isinstance(stop, str) and stop for stop in request.stop),
         "seed": request.seed is None or 0 <= request.seed < 2**63,
         "deadline_s": request.deadline_s is None or not math.isnan(request.deadline_s),

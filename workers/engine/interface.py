@@ -20,6 +20,9 @@ class Request:
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0
     top_k: int = 0  # 0: all
+    repetition_penalty: float = 1.0  # above 1: what is in the prompt or the answer comes less; `slots` only
+    min_new_tokens: int = 0  # no end before so many; `slots` only
+    processors: tuple[str, ...] = ()  # names of logit processors (see processors.py); `slots` only
     stop: tuple[str, ...] = ()
     seed: int | None = None
     adapter: str | None = None

@@ -15,7 +15,8 @@ from workers.engine.prompts import Prompts
 
 log = logging.getLogger(__name__)
 
-NEEDED = ("position_ids", "attention_mask", "past_key_values", "logits_to_keep")
+NEEDED = ("position_ids", "past_key_values", "logits_to_keep")
+KINDS = {"full_attention", "sliding_attention"}
 # The frequencies of these depend on the longest row of a batch, so one request would change the others'.
 ROPE_BY_LENGTH = ("dynamic", "longrope")
 
@@ -35,7 +36,7 @@ def load_model(name: str, *, device: str | None, dtype: str | None) -> Loaded:
     """Load a causal language model for inference.
 
     Raises:
-        BadSetting: it cannot be found or read, has no chat template, or its attention is not of the plain full kind.
+        BadSetting: it cannot be found or read, has no chat template, or its layers are not all attention.
     """
     disable_progress_bar()  # a worker's stderr is a log
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -74,13 +75,13 @@ def pick_dtype(device: torch.device, wanted: str | None) -> torch.dtype:
 
 
 def check_attention(model: Any) -> None:
-    """Raise BadSetting, with the reason, for a model that one cache of full keys and values cannot serve."""
+    """Raise BadSetting, with the reason, for a model that one cache of keys and values of all tokens cannot serve."""
     config = model.config.get_text_config()
-    kinds = set(get_layer_types_and_kwargs(config)[0]) - {"full_attention"}
+    kinds = set(get_layer_types_and_kwargs(config)[0]) - KINDS
     if kinds:
         raise BadSetting(
             f"SWITCHYARD_MODEL: {config.model_type} has layers of {', '.join(sorted(kinds))}; "
-            "the engine `slots` runs models whose layers are all full attention"
+            "the engine `slots` runs models whose layers are all full or sliding attention"
         )
     taken = inspect.signature(model.forward).parameters
     if missing := [name for name in NEEDED if name not in taken]:

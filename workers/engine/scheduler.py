@@ -1,8 +1,8 @@
-"""Who runs in which slot, and what the next step computes. Policy only: no tensor, no thread, no clock.
+"""Who runs, and what the next step computes. Policy only: no tensor, no thread, no clock.
 
-Slot i of the cache belongs to the i-th running sequence. Those that decode come first, then at most one whose prompt
-is half in the cache. So a decoding step works on slots 0..n-1, which are a view of the cache and no copy. The price:
-when a sequence leaves, another one moves into its slot.
+A request joins when a slot is free and the cache has a span for its prompt and its longest possible answer; nobody is
+moved or put back after that. Each step puts a budget of prompt tokens into the cache, of as many prompts as it takes,
+and one token of everybody whose prompt is in.
 """
 
 from collections.abc import Iterator
@@ -10,54 +10,65 @@ from dataclasses import dataclass
 
 from workers.engine.interface import Finish
 from workers.engine.sequence import Sequence
+from workers.engine.spans import Span, Spans
 from workers.engine.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """Copy the keys and values of the first `tokens` tokens from one slot to another."""
-
-    source: int
-    target: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Chunk:
-    """Put these tokens of a prompt into a slot, the first at position `start`."""
+    """Put these tokens of a prompt into its span, the first at position `start`; those before it are in the cache."""
 
-    slot: int
+    span: Span
     start: int
     tokens: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Put one token into the slot that is this row's place in the plan, and ask for the token that follows."""
+    """Put one token into the sequence's span at `position`, and ask for the token that follows."""
 
     sequence: Sequence
+    span: Span
     token: int
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step, in this order: moves, chunks of prompts, then one token for every row; row i is slot i."""
+    """One step: zero what is fresh, then all chunks and rows in one forward. Rows are in the order of their spans.
 
-    moves: tuple[Move, ...]
+    Everything before the first token of a sequence's chunks and rows is in the cache already: put there by earlier
+    steps, or before it joined.
+    """
+
+    fresh: tuple[Span, ...]
     chunks: tuple[Chunk, ...]
     rows: tuple[Row, ...]
 
 
 class Scheduler:
-    """Fills the slots by priority, then arrival; prompts get at most `prefill_tokens` a step between two tokens."""
+    """Lets sequences join by priority, then arrival; prompts get at most `prefill_tokens` a step between two tokens."""
 
-    def __init__(self, *, slots: int, prefill_tokens: int) -> None:
+    def __init__(self, *, slots: int, prefill_tokens: int, cache_tokens: int) -> None:
         self._slots = slots
         self._prefill_tokens = prefill_tokens
+        self._spans = Spans(cache_tokens)
         self._waiting: Waiting[Sequence] = Waiting()
-        self._running: list[Sequence] = []  # the index is the slot
-        self._moves: list[Move] = []  # of sequences that left since the last plan
+        self._running: dict[Sequence, Span] = {}  # in the order of joining, which is the order of prefilling
+        self._fresh: list[Span] = []  # of those that joined since the last plan
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens of the cache that nobody has."""
+        return self._spans.free
 
     def add(self, sequence: Sequence, *, now_s: float) -> None:
         self._waiting.add(sequence, priority=sequence.request.priority, now_s=now_s)
@@ -75,57 +86,53 @@ class Scheduler:
         return [(sequence, reason) for sequence in self if (reason := sequence.ended_by(now_s))]
 
     def remove(self, sequence: Sequence) -> None:
-        """Free its slot, or its place in the line. The plan that follows carries the moves."""
-        if sequence in self._running:
-            self._free(self._running.index(sequence))
-        else:
+        """Free its slot and its span, or its place in the line."""
+        span = self._running.pop(sequence, None)
+        if span is None:
             self._waiting.discard(sequence)
-        if not self._running:
-            self._moves.clear()
-
-    def _free(self, hole: int) -> None:
-        filling = self._running.pop() if self._running[-1].to_prefill else None  # must stay behind those that decode
-        if hole == len(self._running):  # it was the one that left
-            return
-        last = self._running.pop()
-        if hole < len(self._running):
-            self._move(last, len(self._running), hole)
-            self._running[hole] = last
-        if filling is not None:
-            self._move(filling, len(self._running) + 1, len(self._running))
-            self._running.append(filling)
+        else:
+            self._spans.give(span)
 
     def plan(self) -> Plan:
         """The next step. Whoever is told to run it must run all of it: the counts are already advanced."""
-        moves, self._moves = tuple(self._moves), []
-        return Plan(moves, tuple(self._chunks()), tuple(self._rows()))
+        chunks = tuple(self._chunks())
+        rows = sorted(self._rows(), key=lambda row: row.span.start)
+        fresh, self._fresh = tuple(self._fresh), []
+        return Plan(fresh, chunks, tuple(rows))
 
     def _chunks(self) -> Iterator[Chunk]:
         budget = self._prefill_tokens
-        while budget > 0 and (sequence := self._next_to_prefill()) is not None:
+        for sequence in self._to_prefill():
             start, end = sequence.cached, sequence.cached + min(budget, sequence.to_prefill)
             if end > start:
-                yield Chunk(self._running.index(sequence), start, sequence.prompt[start:end])
+                yield Chunk(self._running[sequence], start, sequence.prompt[start:end])
             sequence.cached = end
-            budget -= max(end - start, 1)
+            budget -= max(end - start, 1)  # a prompt of one token counts too: its row is work
+            if budget <= 0:
+                return
 
     def _rows(self) -> Iterator[Row]:
-        for sequence in self._running:
+        for sequence, span in self._running.items():
             if not sequence.to_prefill:
-                yield Row(sequence, sequence.next_input, sequence.cached)
+                yield Row(sequence, span, sequence.next_input, sequence.cached)
                 sequence.cached += 1
 
-    def _next_to_prefill(self) -> Sequence | None:
-        """The one that is half in the cache, or the next of the line if a slot is free."""
-        if self._running and self._running[-1].to_prefill:
-            return self._running[-1]
+    def _to_prefill(self) -> Iterator[Sequence]:
+        """Those whose prompts are not yet in the cache, then who joins, as long as there is room."""
+        yield from [sequence for sequence in self._running if sequence.to_prefill]
+        while (sequence := self._join()) is not None:
+            yield sequence
+
+    def _join(self) -> Sequence | None:
+        """The next of the line, if there is a slot and a span for it. Nobody overtakes it: it would wait for ever."""
         if len(self._running) == self._slots or not self._waiting:
             return None
-        joining = self._waiting.pop()
-        joining.handle.begin()
-        self._running.append(joining)
-        return self._running[-1]
-
-    def _move(self, sequence: Sequence, source: int, target: int) -> None:
-        if sequence.cached:
-            self._moves.append(Move(source, target, sequence.cached))
+        sequence = self._waiting.peek()
+        span = self._spans.take(sequence.most_tokens)
+        if span is None:
+            return None
+        self._waiting.pop()
+        self._running[sequence] = span
+        self._fresh.append(Span(span.start + sequence.cached, span.tokens - sequence.cached))
+        sequence.handle.begin()
+        return sequence

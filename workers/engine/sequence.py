@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from workers.engine.interface import Finish, Handle, Request, Result
 from workers.engine.text import Characters, Decode, StopStrings
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -24,7 +21,15 @@ class Sequence:
     answer: Answer
     new: list[int] = field(default_factory=list)  # with the token that ended it
     cached: int = 0
-    dice: torch.Generator | None = None  # made by the sampler at the first draw
+    dice: random.Random = field(init=False)  # its own, by its seed: neighbours change nothing
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.request.seed)
+
+    @property
+    def most_tokens(self) -> int:
+        """The most that it may come to in the cache; the last token of the answer is never put in."""
+        return len(self.prompt) + self.max_new - 1
 
     @property
     def to_prefill(self) -> int:

@@ -1,4 +1,4 @@
-"""The engine `slots`: continuous batching on any full-attention model of Hugging Face, on CPU and CUDA.
+"""The engine `slots`: continuous batching on models of Hugging Face, on CPU and CUDA.
 
 Requests join at the next step and leave at once. Read `_step` first: the scheduler decides what it computes, the
 runner computes it, the sampler picks tokens, and they are handed out.
@@ -16,14 +16,17 @@ from workers.engine.checks import check_messages, check_request, check_sampling
 from workers.engine.fitting import fit_messages
 from workers.engine.interface import Finish, Handle, Request
 from workers.engine.loading import Loaded, load_model
+from workers.engine.processors import check_processors
 from workers.engine.runner import Runner
 from workers.engine.sampling import pick
 from workers.engine.scheduler import Row, Scheduler
 from workers.engine.sequence import Answer, Sequence
+from workers.engine.serving import serve
 
 log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # of prompts, between two tokens of everybody else
+UNPICKED = "no token could be picked: the model's numbers overflowed on this prompt, or a logit processor failed"
 CLOSE_S = 30.0  # one step of a large model on a slow machine
 
 
@@ -36,16 +39,23 @@ class SlotsEngine:
         *,
         slots: int,
         max_tokens: int,
+        cache_tokens: int | None = None,
         threads: int | None = None,
         prefill_tokens: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`cache_tokens`: what all running requests together may hold; None: `max_tokens` for every slot.
+
+        Raises:
+            BadSetting: the model is of a kind that this engine does not run.
+        """
+        cache_tokens = cache_tokens or slots * max_tokens
         self.slots = slots
-        self.max_tokens = min(max_tokens, loaded.length or max_tokens)  # prompt and answer together
+        self.max_tokens = min(max_tokens, loaded.length or max_tokens, cache_tokens)  # prompt and answer together
         self._prompts, self._eos, self._vocabulary = loaded.prompts, loaded.eos, loaded.vocabulary
-        runner = Runner(loaded.model, slots=slots, length=self.max_tokens)
         prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(loaded.model.device.type, 2048)
-        self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens)
+        runner = Runner(serve(loaded.model), cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
+        self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
         self._clock, self._threads = clock, threads
         self._state = threading.Condition()  # guards the next two
         self._arrived: list[Sequence] = []
@@ -60,6 +70,7 @@ class SlotsEngine:
         *,
         slots: int,
         max_tokens: int,
+        cache_tokens: int | None = None,
         device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
@@ -73,7 +84,7 @@ class SlotsEngine:
         """
         loaded = load_model(model, device=device, dtype=dtype)
         threads = threads or max(1, torch.get_num_threads() - 1)
-        return cls(loaded, slots=slots, max_tokens=max_tokens, threads=threads)
+        return cls(loaded, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens, threads=threads)
 
     def submit(self, request: Request) -> Handle:
         """Start a request. Its answer is at most what the prompt leaves of `max_tokens`, with finish "length".
@@ -88,8 +99,9 @@ class SlotsEngine:
     def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
         """Start a request whose prompt is tokens already; its messages are not looked at. Raises as `submit`."""
         check_sampling(request)
+        check_processors(request.processors)
         if not prompt or len(prompt) >= self.max_tokens:
-            raise RequestRejected(f"prompt: has {len(prompt)} tokens, must have 1 to {self.max_tokens - 1}")
+            raise RequestRejected(f"prompt: has {len(prompt)} tokens, there is room for 1 to {self.max_tokens - 1}")
         if min(prompt) < 0 or max(prompt) >= self._vocabulary:
             raise RequestRejected("prompt: a token is not in the model's vocabulary")
         sequence = Sequence(
@@ -165,7 +177,7 @@ class SlotsEngine:
             plan = self._scheduler.plan()
             logits = runner.run(plan)
             if logits is not None:
-                self._hand_out(plan.rows, pick(logits, [row.sequence for row in plan.rows]))
+                self._hand_out(plan.rows, pick(logits, [row.sequence for row in plan.rows], self._eos))
 
     def _end_early(self) -> None:
         """Those that were cancelled or whose time is over leave with what they have."""
@@ -175,7 +187,7 @@ class SlotsEngine:
     def _hand_out(self, rows: tuple[Row, ...], tokens: list[int | None]) -> None:
         for row, token in zip(rows, tokens, strict=True):
             if token is None:
-                self._fail(row.sequence, RequestRejected("the model's numbers overflowed on this prompt"))
+                self._fail(row.sequence, RequestRejected(UNPICKED))
             else:
                 self._give(row.sequence, token)
 

@@ -40,8 +40,22 @@ def make_slots(loaded: "Loaded") -> Iterator[MakeSlots]:
 
     made: list[SlotsEngine] = []
 
-    def make(*, slots: int = 3, max_tokens: int = 512, prefill_tokens: int | None = None) -> SlotsEngine:
-        engine = SlotsEngine(loaded, slots=slots, max_tokens=max_tokens, threads=THREADS, prefill_tokens=prefill_tokens)
+    def make(
+        *,
+        slots: int = 3,
+        max_tokens: int = 512,
+        prefill_tokens: int | None = None,
+        cache_tokens: int | None = None,
+        model: "Loaded" = loaded,
+    ) -> SlotsEngine:
+        engine = SlotsEngine(
+            model,
+            slots=slots,
+            max_tokens=max_tokens,
+            cache_tokens=cache_tokens,
+            threads=THREADS,
+            prefill_tokens=prefill_tokens,
+        )
         made.append(engine)
         return engine
 

@@ -14,31 +14,40 @@ from workers.engine.scheduler import Plan, Scheduler
 from workers.engine.sequence import Answer, Sequence
 from workers.engine.waiting import AGEING_S, Waiting
 
+CACHE = 1024
 
-def a_sequence(*prompt: int, priority: int = 0) -> Sequence:
+
+def a_sequence(*prompt: int, priority: int = 0, max_new: int = 40) -> Sequence:
     return Sequence(
         request=ask("x", priority=priority),
         handle=Handle(),
         prompt=list(prompt),
-        max_new=100,
+        max_new=max_new,
         ends_at_s=None,
         answer=Answer(lambda tokens: "", ()),
     )
 
 
-def run(plan: Plan, cache: list[list[int]]) -> None:
-    """Do to lists what the runner does to tensors; then check that every row sees exactly its own tokens."""
-    for move in plan.moves:
-        cache[move.target][: move.tokens] = cache[move.source][: move.tokens]
+def a_scheduler(*, slots: int = 2, prefill_tokens: int = 8, cache_tokens: int = CACHE) -> Scheduler:
+    return Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
+
+
+def run(plan: Plan, cache: list[int]) -> None:
+    """Do to a list what the runner does to tensors; then check that every row sees exactly its own tokens."""
+    for fresh in plan.fresh:
+        cache[fresh.start : fresh.end] = [0] * fresh.tokens
     for chunk in plan.chunks:
-        cache[chunk.slot][chunk.start : chunk.start + len(chunk.tokens)] = chunk.tokens
-    for slot, row in enumerate(plan.rows):
-        cache[slot][row.position : row.position + 1] = [row.token]
-        seen = cache[slot][: row.position + 1]
+        at = chunk.span.start + chunk.start
+        cache[at : at + len(chunk.tokens)] = chunk.tokens
+    for row in plan.rows:
+        cache[row.span.start + row.position] = row.token
+        seen = cache[row.span.start : row.span.start + row.position + 1]
         assert seen == row.sequence.prompt + row.sequence.new
+        assert row.position < row.span.tokens
+    assert [row.span.start for row in plan.rows] == sorted(row.span.start for row in plan.rows)
 
 
-def step(scheduler: Scheduler, cache: list[list[int]]) -> Plan:
+def step(scheduler: Scheduler, cache: list[int]) -> Plan:
     plan = scheduler.plan()
     run(plan, cache)
     for row in plan.rows:
@@ -47,9 +56,8 @@ def step(scheduler: Scheduler, cache: list[list[int]]) -> Plan:
 
 
 def test_a_short_prompt_is_prefilled_and_decoded_in_one_step() -> None:
-    scheduler = Scheduler(slots=2, prefill_tokens=8)
-    one = a_sequence(1, 2, 3)
-    scheduler.add(one, now_s=0)
+    scheduler = a_scheduler()
+    scheduler.add(a_sequence(1, 2, 3), now_s=0)
 
     plan = scheduler.plan()
 
@@ -57,12 +65,25 @@ def test_a_short_prompt_is_prefilled_and_decoded_in_one_step() -> None:
     assert [(row.token, row.position) for row in plan.rows] == [(3, 2)]
 
 
+def test_several_prompts_are_prefilled_in_one_step_within_the_budget() -> None:
+    """One forward of many tokens costs less than many of few."""
+    scheduler = a_scheduler(slots=4, prefill_tokens=8)
+    for _ in range(4):
+        scheduler.add(a_sequence(1, 2, 3, 4), now_s=0)
+    cache = [0] * CACHE
+
+    plans = [step(scheduler, cache) for _ in range(2)]
+
+    assert [[len(chunk.tokens) for chunk in plan.chunks] for plan in plans] == [[3, 3, 2], [1, 3]]
+    assert [len(plan.rows) for plan in plans] == [2, 4]
+
+
 def test_a_long_prompt_is_prefilled_between_the_tokens_of_others() -> None:
     """A long prompt must not make everybody else wait for its end."""
-    scheduler = Scheduler(slots=2, prefill_tokens=4)
+    scheduler = a_scheduler(prefill_tokens=4)
     scheduler.add(short := a_sequence(1), now_s=0)
     scheduler.add(long := a_sequence(*range(12)), now_s=1)
-    cache: list[list[int]] = [[], []]
+    cache = [0] * CACHE
 
     plans = [step(scheduler, cache) for _ in range(4)]
 
@@ -71,40 +92,48 @@ def test_a_long_prompt_is_prefilled_between_the_tokens_of_others() -> None:
     assert long.new
 
 
-def test_a_half_prefilled_prompt_moves_when_a_slot_before_it_is_freed() -> None:
-    scheduler = Scheduler(slots=3, prefill_tokens=4)
-    first, second, long = a_sequence(1), a_sequence(2), a_sequence(*range(12))
-    cache: list[list[int]] = [[], [], []]
-    for at, sequence in enumerate((first, second, long)):
+def test_what_is_in_the_cache_already_is_not_prefilled_again() -> None:
+    """A sequence may join with tokens that an earlier one left in its span: its first chunk begins behind them."""
+    scheduler = a_scheduler()
+    scheduler.add(one := a_sequence(1, 2, 3, 4), now_s=0)
+    one.cached = 2
+
+    plan = scheduler.plan()
+
+    assert [(chunk.start, chunk.tokens) for chunk in plan.chunks] == [(2, [3])]
+    assert [(row.token, row.position) for row in plan.rows] == [(4, 3)]
+    assert [fresh.start - plan.rows[0].span.start for fresh in plan.fresh] == [2]
+
+
+def test_a_request_waits_until_the_cache_has_room_for_its_longest_answer() -> None:
+    """Else it would run out of memory in mid-answer, or somebody would have to go."""
+    scheduler = a_scheduler(slots=9, cache_tokens=256)
+    for at, wanted in enumerate((60, 100, 100)):
+        scheduler.add(a_sequence(1, max_new=wanted), now_s=at)
+
+    before = scheduler.plan()
+    scheduler.remove(before.rows[1].sequence)
+    after = scheduler.plan()
+
+    assert (len(before.rows), len(after.rows)) == (2, 2)
+    assert (scheduler.running, scheduler.waiting, scheduler.free_tokens) == (2, 0, 64)
+
+
+def test_nobody_overtakes_the_one_that_waits_for_room() -> None:
+    """A large request would wait for ever if small ones went by."""
+    scheduler = a_scheduler(slots=9, cache_tokens=256)
+    small, large, next_small = a_sequence(1, max_new=60), a_sequence(2, max_new=250), a_sequence(3, max_new=60)
+    for at, sequence in enumerate((small, large, next_small)):
         scheduler.add(sequence, now_s=at)
-    step(scheduler, cache)
-    assert 0 < long.cached < 11
 
-    scheduler.remove(first)
+    assert [row.sequence for row in scheduler.plan().rows] == [small]
+    scheduler.remove(small)
 
-    plan = step(scheduler, cache)
-    assert [(move.source, move.target) for move in plan.moves] == [(1, 0), (2, 1)]
-    while not long.new:
-        step(scheduler, cache)
-
-
-def test_when_all_have_left_nothing_is_left_to_move() -> None:
-    """The cache is given back then: a move would meet no tensors."""
-    scheduler = Scheduler(slots=2, prefill_tokens=8)
-    first, second = a_sequence(1), a_sequence(2)
-    for sequence in (first, second):
-        scheduler.add(sequence, now_s=0)
-    scheduler.plan()
-
-    scheduler.remove(first)
-    scheduler.remove(second)
-    scheduler.add(a_sequence(3), now_s=1)
-
-    assert scheduler.plan().moves == ()
+    assert [row.sequence for row in scheduler.plan().rows] == [large]
 
 
 def test_slots_are_filled_by_priority_then_arrival() -> None:
-    scheduler = Scheduler(slots=1, prefill_tokens=8)
+    scheduler = a_scheduler(slots=1)
     early, late, urgent = a_sequence(1), a_sequence(2), a_sequence(3, priority=1)
     for sequence in (early, late, urgent):
         scheduler.add(sequence, now_s=0)
@@ -128,24 +157,34 @@ def test_one_that_waited_long_goes_before_a_favoured_newcomer() -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(seed=st.integers(0, 2**32), slots=st.integers(1, 5), prefill=st.integers(1, 9))
-def test_every_row_sees_its_own_tokens_whoever_joins_and_leaves(seed: int, slots: int, prefill: int) -> None:
-    """The rule behind equal answers: after any moves, a slot holds exactly its sequence."""
+@given(
+    seed=st.integers(0, 2**32), slots=st.integers(1, 9), prefill=st.integers(1, 9), cache_tokens=st.integers(64, 2000)
+)
+def test_every_row_sees_its_own_tokens_whoever_joins_and_leaves(
+    seed: int, slots: int, prefill: int, cache_tokens: int
+) -> None:
+    """The rule behind equal answers: a span holds exactly its sequence, and there are no spans of nobody."""
     dice = random.Random(seed)
-    scheduler = Scheduler(slots=slots, prefill_tokens=prefill)
-    cache: list[list[int]] = [[] for _ in range(slots)]
+    scheduler = a_scheduler(slots=slots, prefill_tokens=prefill, cache_tokens=cache_tokens)
+    cache = [0] * cache_tokens
 
     for now in range(40):
         for _ in range(dice.choice([0, 0, 1, 3])):
             prompt = [dice.randrange(900) for _ in range(dice.randrange(1, 20))]
-            scheduler.add(a_sequence(*prompt, priority=dice.randrange(3)), now_s=now)
+            most = dice.choice([1, 20, 44])
+            scheduler.add(a_sequence(*prompt, priority=dice.randrange(3), max_new=most), now_s=now)
         if scheduler:
             plan = step(scheduler, cache)
             assert plan.rows or plan.chunks
             assert len(plan.rows) <= slots
             assert sum(len(chunk.tokens) for chunk in plan.chunks) <= prefill
-        for sequence in [each for each in scheduler if dice.random() < 0.2]:
-            scheduler.remove(sequence)
+        for sequence in list(scheduler):
+            if len(sequence.new) >= sequence.max_new or dice.random() < 0.2:
+                scheduler.remove(sequence)
+
+    for sequence in list(scheduler):
+        scheduler.remove(sequence)
+    assert scheduler.free_tokens == cache_tokens
 
 
 @pytest.mark.parametrize("module", ["scheduler", "echo", "build", "demo_model"])

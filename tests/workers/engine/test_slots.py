@@ -5,27 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, Lfm2Config, Lfm2ForCausalLM, LlamaConfig
 
 from app.errors import BadSetting, EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask, first_piece, until
 from tests.workers.engine.conftest import MakeSlots
+from tests.workers.engine.tiny import SIZES, as_loaded, tiny, tiny_llama
 from workers.engine.build import build_engine
 from workers.engine.interface import Handle, Request
 from workers.engine.loading import check_attention, longest, pick_dtype
+from workers.engine.packed_linear import PackedLinear
 from workers.engine.prompts import Prompts
+from workers.engine.serving import serve
 
 if TYPE_CHECKING:
     from workers.engine.loading import Loaded
-
-TINY = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": 64,
-}
 
 
 @pytest.mark.parametrize("prompt", [[], [49_152], [-1], [5] * 64], ids=["empty", "unknown", "negative", "too long"])
@@ -64,7 +58,7 @@ def test_a_forward_that_raises_wakes_every_waiter(make_slots: MakeSlots, loaded:
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    with loaded.model.register_forward_pre_hook(fail):
+    with serve(loaded.model).register_forward_pre_hook(fail):
         for handle in handles:
             with pytest.raises(EngineStopped):
                 handle.result()
@@ -82,7 +76,7 @@ def test_numbers_that_overflow_end_their_own_request_alone(make_slots: MakeSlots
         output.logits[0] = float("nan")
         return output
 
-    with loaded.model.register_forward_hook(spoil), pytest.raises(RequestRejected):
+    with serve(loaded.model).register_forward_hook(spoil), pytest.raises(RequestRejected):
         engine.submit(ask("Hi", max_new_tokens=20)).result()
     assert engine.alive()
     assert engine.submit(ask("Hi", max_new_tokens=4)).result().text
@@ -96,6 +90,25 @@ def test_the_answer_is_limited_by_what_the_prompt_leaves(make_slots: MakeSlots, 
 
     assert result.prompt_tokens + result.new_tokens == 48
     assert result.finish == "length"
+
+
+def test_a_small_cache_lets_requests_wait_and_answers_them_all(make_slots: MakeSlots) -> None:
+    """Its size is a limit of memory, whatever the number of slots: two of these fit at a time."""
+    engine = make_slots(slots=8, max_tokens=120, cache_tokens=128, model=as_loaded(tiny_llama()))
+
+    running = [engine.start([n] * 30, ask("", max_new_tokens=30)) for n in range(6)]
+
+    assert all(sequence.handle.result().new_tokens == 30 for sequence in running)
+
+
+def test_what_is_larger_than_the_cache_is_refused_with_the_reason(make_slots: MakeSlots) -> None:
+    """It would wait for ever."""
+    engine = make_slots(max_tokens=512, cache_tokens=100, model=as_loaded(tiny_llama()))
+
+    with pytest.raises(RequestRejected, match="has 100 tokens, there is room for 1 to 99"):
+        engine.start([1] * 100, ask(""))
+
+    assert engine.start([1] * 90, ask("", max_new_tokens=500)).handle.result().new_tokens == 10
 
 
 def test_a_long_conversation_is_fitted_and_then_runs(make_slots: MakeSlots) -> None:
@@ -150,21 +163,51 @@ def test_a_model_without_a_chat_template_is_refused(model_folder: Path) -> None:
         Prompts(tokenizer)
 
 
-def test_a_model_with_sliding_windows_is_refused_with_the_reason() -> None:
-    model = MistralForCausalLM(MistralConfig(**TINY, sliding_window=8))
+def test_a_model_of_other_layers_than_attention_is_refused_with_the_reason() -> None:
+    """One of its layers keeps a state, not keys and values of each token."""
+    model = tiny(Lfm2ForCausalLM, Lfm2Config, layer_types=["conv", "full_attention"])
 
-    with pytest.raises(BadSetting, match="sliding_attention"):
+    with pytest.raises(BadSetting, match="layers of conv"):
         check_attention(model)
 
 
-def test_a_model_of_full_attention_is_taken() -> None:
-    check_attention(LlamaForCausalLM(LlamaConfig(**TINY)))
+def test_a_model_that_caps_its_attention_is_refused_with_the_reason() -> None:
+    """Its scores would be other ones here: found at start by asking it for a few tokens."""
+    model = tiny(Gemma2ForCausalLM, Gemma2Config, attn_logit_softcapping=20.0, head_dim=16)
+
+    with pytest.raises(BadSetting, match="takes more than"):
+        serve(model)
+
+
+def test_a_model_that_computes_something_else_when_packed_is_refused() -> None:
+    """Whatever the reason: the same few tokens must have the same logits both ways."""
+
+    def spoil(module: Any, _: Any, output: Any) -> Any:
+        return output * 2 if isinstance(module, PackedLinear) else output
+
+    model = tiny_llama()
+    with torch.nn.modules.module.register_module_forward_hook(spoil), pytest.raises(BadSetting, match="wrongly"):
+        serve(model)
+
+
+def test_the_loaded_model_stays_as_it_was() -> None:
+    """Somebody else may use it; its weights are not held twice."""
+    model = tiny_llama()
+
+    served = serve(model)
+
+    assert type(model.lm_head) is torch.nn.Linear
+    assert model.config._attn_implementation == "sdpa"
+    assert served.get_input_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    assert serve(model) is served
 
 
 def test_a_model_whose_positions_depend_on_the_batch_is_limited_to_where_they_do_not() -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 128}
 
-    assert longest(LlamaConfig(**TINY, max_position_embeddings=256, rope_parameters={**rope, "rope_theta": 1e4})) == 128
+    config = LlamaConfig(**SIZES | {"max_position_embeddings": 256}, rope_parameters={**rope, "rope_theta": 1e4})
+
+    assert longest(config) == 128
 
 
 def test_the_number_type_follows_the_device() -> None:

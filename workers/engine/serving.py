@@ -1,0 +1,91 @@
+"""A loaded model -> the model that the engine `slots` runs: the same weights, packed attention, packed linear layers.
+
+The loaded model stays as it was. Before the first request both answer the same few tokens: a model that takes its
+positions, its cache or its attention in another way than the engine thinks is refused at start, not wrong later.
+"""
+
+import copy
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from app.errors import BadSetting
+from workers.engine.attention import PACKED
+from workers.engine.interface import Handle, Request
+from workers.engine.packed_linear import can_pack, pack_linears
+from workers.engine.runner import Runner
+from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import Answer, Sequence
+from workers.engine.spans import SMALLEST
+
+TRIAL_PROMPTS = ((5, 9, 3, 7, 11, 2, 8), (4, 6, 10))
+TRIAL_CHUNK = 4  # tokens a step: the first prompt takes two, the second joins while the first one ends
+DIFFERENCE = {torch.float32: 1e-3}  # of the largest logit; half precision rounds more
+DIFFERENCE_HALF = 0.1
+
+_served: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # engines on one loaded model share what is made of it
+
+
+def serve(model: Any) -> Any:
+    """The model to run. It is the same one for the same loaded model.
+
+    Raises:
+        BadSetting: it does not compute what the loaded model computes; the text says why.
+    """
+    if model not in _served:
+        name = model.config.get_text_config().model_type
+        try:
+            served = _made_of(model)
+            found = _trial(served)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
+            raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}: {exc}") from exc
+        _compare(model, found, name)
+        _served[model] = served
+    return _served[model]
+
+
+def _made_of(model: Any) -> Any:
+    """New modules around the same tensors, except for linear layers that are packed."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    served = copy.deepcopy(model, shared)
+    served.set_attn_implementation(PACKED)
+    if can_pack(served):
+        pack_linears(served)
+    return served
+
+
+def _compare(model: Any, found: list[Tensor], name: str) -> None:
+    """Raise BadSetting if a prompt in two chunks, beside another one, had other logits than by itself."""
+    for prompt, logits in zip(TRIAL_PROMPTS, found, strict=True):
+        with torch.inference_mode():
+            alone = model(torch.tensor([prompt], device=model.device)).logits[0, -1].float()
+        off = float((logits - alone).abs().max() / alone.abs().max())
+        if not off <= DIFFERENCE.get(model.dtype, DIFFERENCE_HALF):
+            raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` computes {name} wrongly, off by {off:.2g}")
+
+
+def _trial(served: Any) -> list[Tensor]:
+    """The logits [vocabulary] behind each of the prompts, by the way that requests go."""
+    tokens = SMALLEST * len(TRIAL_PROMPTS)
+    runner = Runner(served, cache_tokens=tokens, step_tokens=TRIAL_CHUNK + len(TRIAL_PROMPTS))
+    scheduler = Scheduler(slots=len(TRIAL_PROMPTS), prefill_tokens=TRIAL_CHUNK, cache_tokens=tokens)
+    trials = [_a_sequence(prompt) for prompt in TRIAL_PROMPTS]
+    for trial in trials:
+        scheduler.add(trial, now_s=0.0)
+    found: dict[int, Tensor] = {}
+    while len(found) < len(trials):
+        plan = scheduler.plan()
+        logits = runner.run(plan)
+        for at, row in enumerate(plan.rows):
+            assert logits is not None
+            found.setdefault(id(row.sequence), logits[at].clone())
+            row.sequence.new.append(1)
+    return [found[id(trial)] for trial in trials]
+
+
+def _a_sequence(prompt: tuple[int, ...]) -> Sequence:
+    request = Request(messages=(), max_new_tokens=8)
+    answer = Answer(lambda _: "", ())
+    return Sequence(request=request, handle=Handle(), prompt=list(prompt), max_new=8, ends_at_s=None, answer=answer)
