@@ -8,7 +8,8 @@ from tests.workers.engine.openai.model_server import MODEL, ModelServer, model_s
 from workers.engine.openai.client import Limits
 from workers.engine.openai.engine import OpenAIEngine
 
-QUICK = Limits(connect_s=5.0, first_token_s=2.0, between_tokens_s=2.0, tail_s=1.0, ask_s=5.0)
+PATIENT = Limits(connect_s=30.0, first_token_s=30.0, between_tokens_s=30.0, tail_s=1.0, ask_s=30.0)
+QUICK = Limits(connect_s=30.0, first_token_s=2.5, between_tokens_s=2.5, tail_s=1.0)  # for servers that say nothing
 
 MakeEngine = Callable[..., OpenAIEngine]
 
@@ -29,7 +30,7 @@ def engine_at(server: ModelServer) -> Iterator[MakeEngine]:
         urls: tuple[str, ...] = (),
         slots: int = 4,
         max_tokens: int = 2048,
-        limits: Limits = QUICK,
+        limits: Limits = PATIENT,
         api_key: str = "",
         model: str = MODEL,
     ) -> OpenAIEngine:

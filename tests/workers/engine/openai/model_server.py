@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "smol"
+ADAPTER = "french"
 KEY = "sk-secret"
 LEAVE_S = 30.0  # how long a fault waits for its client to go
 
@@ -166,7 +167,11 @@ def event(delta: Json, reason: str | None = None) -> bytes:
 
 
 def echo(exchange: Exchange, per_s: str) -> None:
-    """The question again, word by word; all servers that only fail at something else behave like this."""
+    """The question again, word by word. It has two models."""
+    if exchange.body["model"] not in (MODEL, ADAPTER):
+        message = f"The model `{exchange.body['model']}` does not exist."
+        exchange.answer(404, {"error": {"message": message, "type": "NotFoundError", "code": 404}})
+        return
     words = exchange.question()
     exchange.begin()
     for word in words:
@@ -209,14 +214,6 @@ def refuse(exchange: Exchange, argument: str) -> None:
 
 def reject(exchange: Exchange, _: str) -> None:
     exchange.answer(400, {"error": {"message": "top_k must be even", "type": "BadRequestError", "code": 400}})
-
-
-def knows_a_model(exchange: Exchange, _: str) -> None:
-    if exchange.body["model"] in (MODEL, "french"):
-        echo(exchange, "")
-    else:
-        message = f"The model `{exchange.body['model']}` does not exist."
-        exchange.answer(404, {"error": {"message": message, "type": "NotFoundError", "code": 404}})
 
 
 def locked(exchange: Exchange, _: str) -> None:
@@ -327,7 +324,6 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "halves": say_then("a \ud83d", "\ude00 b\ufffd", then=Exchange.end),
     "status": refuse,
     "reject": reject,
-    "model": knows_a_model,
     "locked": locked,
     "old": old,
     "short": short,

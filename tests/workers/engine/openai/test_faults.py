@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import EngineStopped, EngineUnavailable, RequestRejected
 from tests.workers.engine.asking import ask
-from tests.workers.engine.openai.conftest import MakeEngine
+from tests.workers.engine.openai.conftest import PATIENT, QUICK, MakeEngine
 from tests.workers.engine.openai.model_server import ModelServer
 
 BEFORE_A_TOKEN = [
@@ -15,10 +15,12 @@ BEFORE_A_TOKEN = [
     "status-401", "status-405", "status-404", "moved",
 ]  # fmt: skip
 
+SAY_NOTHING = ("silent", "late", "dripping", "stall")
+
 
 @pytest.mark.parametrize("fault", BEFORE_A_TOKEN)
 def test_a_server_that_fails_before_a_token_is_replaced_by_another(engine_at: MakeEngine, fault: str) -> None:
-    engine = engine_at(fault, "echo")
+    engine = engine_at(fault, "echo", limits=QUICK if fault in SAY_NOTHING else PATIENT)
 
     result = engine.submit(ask("one two three")).result()
 
@@ -28,7 +30,7 @@ def test_a_server_that_fails_before_a_token_is_replaced_by_another(engine_at: Ma
 @pytest.mark.parametrize("fault", ["stall", "reset", "cut", "over", "abort", "errorlater"])
 def test_after_a_token_no_other_server_may_go_on(engine_at: MakeEngine, server: ModelServer, fault: str) -> None:
     """Two halves of two answers are no answer: the turn is done again."""
-    engine = engine_at(fault, "echo")
+    engine = engine_at(fault, "echo", limits=QUICK if fault in SAY_NOTHING else PATIENT)
 
     handle = engine.submit(ask("hello"))
 
@@ -48,7 +50,7 @@ def test_a_request_that_fails_wherever_it_comes_may_be_to_blame(engine_at: MakeE
 def test_a_busy_server_is_no_fault_of_the_request(engine_at: MakeEngine, fault: str) -> None:
     """Its message must wait, not become a suspect: an overload would condemn everybody."""
     with pytest.raises(EngineUnavailable):
-        engine_at(fault).submit(ask("hello")).result()
+        engine_at(fault, limits=QUICK).submit(ask("hello")).result()
 
 
 def test_retry_after_is_heeded(engine_at: MakeEngine, server: ModelServer) -> None:
@@ -77,7 +79,7 @@ def test_a_host_without_a_name(engine_at: MakeEngine) -> None:
     [
         ("status-401", "SWITCHYARD_OPENAI_API_KEY"),
         ("status-403", "SWITCHYARD_OPENAI_API_KEY"),
-        ("model", "SWITCHYARD_MODEL"),
+        ("echo", "SWITCHYARD_MODEL"),
         ("status-405", "SWITCHYARD_OPENAI_BASE_URLS"),
         ("moved", "SWITCHYARD_OPENAI_BASE_URLS"),
     ],
@@ -117,7 +119,7 @@ def test_an_error_inside_the_stream_has_its_own_status(engine_at: MakeEngine) ->
 
 
 def test_an_adapter_is_a_model_of_the_server(engine_at: MakeEngine, server: ModelServer) -> None:
-    engine = engine_at("model")
+    engine = engine_at("echo")
 
     assert engine.submit(ask("bonjour", adapter="french")).result().text == "bonjour"
     assert server.bodies()[-1]["model"] == "french"
