@@ -81,7 +81,9 @@ class Exchange(BaseHTTPRequestHandler):
         self._note({})
         owner = "vllm" if "vllm" in self.path else "somebody"
         limit = {"max_model_len": 64} if "small" in self.path else {}
-        if "locked" in self.path and self.headers.get("Authorization") != f"Bearer {KEY}":
+        if not self.path.endswith("/v1/models"):
+            self.answer(404, {"detail": "Not Found"})
+        elif "locked" in self.path and self.headers.get("Authorization") != f"Bearer {KEY}":
             self.answer(401, {"error": {"message": "wrong key"}})
         else:
             self.answer(200, {"object": "list", "data": [{"id": MODEL, "owned_by": owner} | limit]})
