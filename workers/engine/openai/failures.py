@@ -5,7 +5,7 @@
 | 400, 413, 422 for the length | `TooLong`: a shorter prompt may do |
 | 400, 413, 422 else | `RequestRejected`: no server will ever run it |
 | 401, 403 | the setting of the key is wrong |
-| 404 with a word on the model | the model is not there: a setting, or an adapter that another server may have |
+| 404, 400 with a word on the model | it is not there: a setting, or an adapter that another server may have |
 | 3xx, 404, 405, other 4xx | the setting of the address is wrong |
 | 408, 425, 429, 502, 503, 504, 529 | busy; `Retry-After` says how long |
 | other 5xx, an answer that cannot be read | it failed, perhaps because of this very request |
@@ -33,6 +33,7 @@ _WORD: Final = re.compile(r"[A-Za-z][\w.-]{0,63}")
 _TOO_LONG: Final = re.compile(
     r"context.{0,3}length|context.{0,3}size|context.{0,3}window|too long|too many tokens|is longer than", re.IGNORECASE
 )
+_NO_MODEL: Final = re.compile(r"\bmodel\b.*\bnot (?:exist|found)|\bis pinned to\b", re.IGNORECASE | re.DOTALL)
 _LIMIT: Final = (
     re.compile(r"maximum context length (?:is|of) (\d{1,9})", re.IGNORECASE),
     re.compile(r"context length \((\d{1,9})", re.IGNORECASE),
@@ -81,20 +82,21 @@ class Said:
     code: str = ""
 
     @property
-    def names_the_model(self) -> bool:
-        return self.code == "model_not_found" or "model" in self.message.lower()
+    def denies_the_model(self) -> bool:
+        """Whether it is about a model that is not there; transformers says so with 400."""
+        return self.code == "model_not_found" or _NO_MODEL.search(self.message) is not None
 
 
 def judge(status: int, said: Said, *, retry_after: str, texts: Iterable[str], adapter: bool) -> Exception:
     """What to raise for an answer other than 200. `texts`: what people wrote, and no reason may quote."""
-    if status in _BAD_REQUEST:
-        return _judge_bad_request(status, said, texts)
     if status in (401, 403):
         return Failure("setting", f"SWITCHYARD_OPENAI_API_KEY: the server refuses it ({status})")
-    if status == 404 and said.names_the_model:
+    if status in (404, *_BAD_REQUEST) and said.denies_the_model:
         if adapter:
             return Failure("absent", "adapter: the server has no model of this name")
-        return Failure("setting", "SWITCHYARD_MODEL: the server has no model of this name (404)")
+        return Failure("setting", f"SWITCHYARD_MODEL: the server has no model of this name ({status})")
+    if status in _BAD_REQUEST:
+        return _judge_bad_request(status, said, texts)
     if status in _BUSY:
         return Failure("busy", f"busy ({status})", retry_after_s=retry_after_s(retry_after, datetime.now(UTC)))
     if status >= 500:
