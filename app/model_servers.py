@@ -23,7 +23,13 @@ def model_servers(settings: Settings) -> Iterator[Finding]:
     """One finding a server."""
     key = settings.openai_api_key.get_secret_value()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(verify=_trusted(settings), trust_env=False, timeout=_PATIENCE_S, headers=headers) as http:
+    try:
+        trusted = _trusted(settings)
+    except (OSError, ssl.SSLError):
+        says, mend = f"{settings.openai_ca_file} holds no certificates in PEM form", "correct SWITCHYARD_OPENAI_CA_FILE"
+        yield Finding("model servers", "fault", says, mend)
+        return
+    with httpx.Client(verify=trusted, trust_env=False, timeout=_PATIENCE_S, headers=headers) as http:
         for url in settings.openai_base_urls:
             yield _looked_at(http, url.rstrip("/"), settings.model)
 

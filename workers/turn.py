@@ -348,6 +348,7 @@ class TurnContext:
                 if piece is None:
                     return
                 self._holding.touch()
-                yield piece
+                if piece:  # else a sign of life: the model thinks
+                    yield piece
             if self._holding.left_s() < margin_s:
                 handle.cancel()

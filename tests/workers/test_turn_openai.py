@@ -114,6 +114,21 @@ def test_waiting_for_a_server_is_no_silence_of_the_turn(house: House, server: Mo
     assert (house.hung, house.texts(message)) == (0, [WORDS])
 
 
+def test_a_model_that_thinks_is_not_silent_and_shows_no_empty_text(house: House, server: ModelServer) -> None:
+    """Its thoughts are nobody's business, but a turn that hears of them does not hang."""
+    ask_servers(house, server.url("pondering"))
+    house.desk.rules = Rules(silence_limit_s=1.0)
+    message = house.gets(a_message(text=WORDS))
+
+    with meanwhile(house.turn, message):
+        eventually(lambda: server.thoughts > 15)
+        typed = house.draft(message)[b"text"].decode()
+        house.stop(a_message(text="/stop"))
+
+    assert (house.hung, typed) == (0, house.wording.say("thinking"))
+    assert house.texts(message)[0].startswith(house.wording.say("stopped"))
+
+
 def test_what_no_server_will_run_is_apologised_for(house: House, server: ModelServer) -> None:
     ask_servers(house, server.url("reject"))
     message = house.gets(a_message(text=WORDS))

@@ -47,11 +47,11 @@ class Answer:
             EngineStopped: the server broke it off.
             Failure, TooLong, RequestRejected: it did so before the first token.
         """
-        if chunk.error is not None or chunk.finish in _BROKEN_OFF:
-            raise self._broken(chunk)
         self._usage = chunk.usage or self._usage
         if self.complete is not None:
             return False
+        if chunk.error is not None or chunk.finish in _BROKEN_OFF:
+            raise self._broken(chunk)
         alive = bool(chunk.text or chunk.thinks)
         if alive:
             self._live(chunk)

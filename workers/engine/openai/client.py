@@ -28,7 +28,10 @@ _ERROR_BYTES: Final = 65_536
 _JSON_BYTES: Final = 4_000_000  # a list of models; or all tokens of a prompt, which we do not need but get
 _KEPT_S: Final = 4.0  # an idle connection; uvicorn, and so vLLM and SGLang, closes it after 5
 _STOPS: Final = 4  # the API takes no more; the rest is ours to find, as all are if the server does not heed them
-_SPARE_CONNECTIONS: Final = 8  # beyond one for each slot: for counting tokens
+_THREADS: Final = 2  # a slot, of the worker: each has one answer under way, or counts the tokens of one
+_SPARE_CONNECTIONS: Final = 8  # those that are being closed
+
+_UNREACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.InvalidURL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +47,15 @@ class Limits:
 
 
 class Client:
-    """Connections to all servers, one for each slot. Belongs to one event loop."""
+    """Connections to all servers, at most as many as the worker has threads and a few. Belongs to one event loop."""
 
     def __init__(self, *, model: str, slots: int, api_key: str, ca_file: Path | None, limits: Limits) -> None:
         """Raises BadSetting if the certificates cannot be read."""
         self.model, self._limits = model, limits
         connections = httpx.Limits(
-            max_connections=slots + _SPARE_CONNECTIONS, max_keepalive_connections=slots, keepalive_expiry=_KEPT_S
+            max_connections=_THREADS * slots + _SPARE_CONNECTIONS,
+            max_keepalive_connections=slots,
+            keepalive_expiry=_KEPT_S,
         )
         self._http = httpx.AsyncClient(
             verify=_trusted(ca_file),
@@ -76,7 +81,7 @@ class Client:
         except TimeoutError:
             if answer.complete is None:
                 raise self._silent(answer) from None
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+        except _UNREACHED as exc:
             raise _unreached(exc) from exc
         except (httpx.HTTPError, Unreadable) as exc:
             if answer.complete is None:
@@ -146,7 +151,7 @@ class Client:
                 content = await _content(got, _JSON_BYTES)
         except TimeoutError:
             raise Failure("slow", f"no answer within {self._limits.ask_s:g} s") from None
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+        except _UNREACHED as exc:
             raise _unreached(exc) from exc
         except (httpx.HTTPError, Unreadable) as exc:
             raise Failure("failed", _said(exc)) from exc
@@ -205,8 +210,10 @@ def _refusal(response: httpx.Response, content: bytes) -> Failure:
     return found if isinstance(found, Failure) else Failure("failed", f"failed with {response.status_code}")
 
 
-def _unreached(exc: httpx.HTTPError) -> Failure:
+def _unreached(exc: Exception) -> Failure:
     """Nothing was sent: there was no connection."""
+    if isinstance(exc, httpx.PoolTimeout):
+        return Failure("slow", "all connections of this worker are in use")  # no fault of the server
     if "CERTIFICATE_VERIFY_FAILED" in str(exc):
         return Failure("setting", "SWITCHYARD_OPENAI_CA_FILE: the server's certificate is signed by nobody we trust")
     return Failure("down", f"no connection ({type(exc).__name__})")

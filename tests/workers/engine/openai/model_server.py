@@ -20,6 +20,7 @@ from typing import Any
 MODEL = "smol"
 ADAPTER = "french"
 KEY = "sk-secret"
+ERROR = b'data: {"error": {"message": "CUDA error", "code": 500}}\n\n'
 LEAVE_S = 30.0  # how long a fault waits for its client to go
 
 Json = dict[str, Any]
@@ -38,6 +39,7 @@ class ModelServer(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.open = 0
         self.connections = 0
+        self.thoughts = 0
         self.lock = threading.Lock()
 
     @property
@@ -291,6 +293,15 @@ def thinking(exchange: Exchange, _: str) -> None:
     exchange.end(tokens=4)
 
 
+def pondering(exchange: Exchange, _: str) -> None:
+    """Thinks ten times a second, and never says anything."""
+    exchange.begin()
+    while not select.select([exchange.connection], [], [], 0.1)[0]:
+        exchange.write(event({"reasoning": "hm"}))
+        exchange.server.thoughts += 1
+    exchange.close_connection = True
+
+
 BEHAVIOURS: dict[str, Behaviour] = {
     "echo": echo,
     "vllm": echo,
@@ -320,7 +331,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "notext": write_then_stay(b"data: \xff\xfe\n\n"),
     "hugeline": write_then_stay(b"data: " + b"x" * 400_000),
     "hugeevent": write_then_stay((b"data: " + b"x" * 1000 + b"\n") * 400),
-    "error": write_then_stay(b'data: {"error": {"message": "CUDA error", "code": 500}}\n\n'),
+    "error": write_then_stay(ERROR),
     "errorlater": say_then("one", then=lambda exchange: exchange.write(b'data: {"error": "CUDA error"}\n\n')),
     "errorbad": write_then_stay(b'data: {"error": {"message": "bad seed", "code": 400}}\n\n'),
     "halves": say_then("a \ud83d", "\ude00 b\ufffd", then=Exchange.end),
@@ -333,6 +344,8 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "bytes": in_bytes,
     "endless": endless,
     "thinking": thinking,
+    "pondering": pondering,
+    "errorafter": say_then("one", then=functools.partial(_write_and_stay, content=event({}, "stop") + ERROR)),
     "moved": lambda exchange, _: exchange.answer(302, {}, Location="http://127.0.0.1:1/"),
 }
 

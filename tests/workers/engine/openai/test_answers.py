@@ -93,6 +93,10 @@ def test_an_answer_without_its_last_event_is_complete_all_the_same(engine_at: Ma
     assert engine_at("nodone").submit(ask("hello")).result().text == "one two"
 
 
+def test_what_goes_wrong_after_the_end_changes_nothing(engine_at: MakeEngine) -> None:
+    assert engine_at("errorafter").submit(ask("hello")).result().text == "one"
+
+
 def test_a_server_that_writes_without_end_is_stopped(engine_at: MakeEngine, server: ModelServer) -> None:
     result = engine_at("endless").submit(ask("hello", max_new_tokens=10)).result()
 
