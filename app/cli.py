@@ -18,6 +18,7 @@ import typer
 from app.control import RESTART_DONE, RESTART_UNDER_WAY, ask
 from app.crashpoints import give_orders_once
 from app.dead_letters import commands as dead_letters
+from app.engine_commands import commands as engine_commands
 from app.errors import BadSetting, SwitchyardError
 from app.log import setup_logging
 from app.process import end_with_parent
@@ -29,6 +30,7 @@ cli = typer.Typer(
 )
 run = typer.Typer(no_args_is_help=True)
 cli.add_typer(dead_letters, name="dead-letters")
+cli.add_typer(engine_commands, name="engine")
 cli.add_typer(run, name="run", hidden=True, help="One process, as the supervisor starts it.")
 
 _POLL_S = 0.1

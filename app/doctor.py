@@ -22,6 +22,7 @@ from app.channels.dingtalk.permissions import permissions
 from app.control import NotRunning, ask
 from app.errors import BadSetting, BrokerUnavailable, StoreUnavailable
 from app.finding import Finding
+from app.model_servers import model_servers
 from app.queue import create_celery, strange_queues
 from app.redis import Store
 from app.room import shortages
@@ -200,6 +201,9 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     if settings.engine == "echo":
         yield Finding("model", "ok", "the engine `echo` needs none")
+        return
+    if settings.engine == "openai":
+        yield from model_servers(settings)
         return
     absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if absent:

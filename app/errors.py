@@ -8,6 +8,7 @@ SwitchyardError
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
 │   ├── EngineStopped         the engine died or is closing; the turn is done again
+│   ├── EngineUnavailable     no model server takes requests now; `retry_after_s` says when to try again
 │   └── Drained               this process is leaving; another one does it
 ├── Permanent                 trying again brings the same
 │   ├── MalformedFrame        a platform sent what we cannot read
@@ -69,6 +70,14 @@ class OutcomeUnknown(Transient):
 
 class EngineStopped(Transient):
     """The engine died or is closing while it held the request."""
+
+
+class EngineUnavailable(Transient):
+    """No model server takes this request now: busy, not reached, or a setting is wrong. Nothing of it was begun."""
+
+    def __init__(self, reason: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
 class Drained(Transient):

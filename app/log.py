@@ -6,6 +6,7 @@ from typing import Literal
 
 import structlog
 
+_OURS = ("app.", "workers.", "skills.")
 log_levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -34,10 +35,16 @@ def setup_logging(role: str, *, level: str = "info", style: Literal["pretty", "j
         wrapper_class=structlog.make_filtering_bound_logger(log_levels[level]),
         cache_logger_on_first_use=True,
     )
+    fields = structlog.stdlib.ExtraAdder()
+
+    def own_fields(logger: logging.Logger, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """The `extra` of our own records. Nobody else's: a library does not know what must not be logged."""
+        return fields(logger, name, event) if event["_record"].name.startswith(_OURS) else event
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, own_fields],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

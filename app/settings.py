@@ -160,8 +160,30 @@ class Settings(BaseSettings):
     skills_dir: Path | None = Field(None, description="one more folder of skills")
 
     # The engine.
-    engine: Literal["slots", "echo"] = Field("slots", description="`slots`: the model; `echo`: no model, for tests")
-    model: str = Field("", description="a folder or hub name; empty: SmolLM2-135M-Instruct out of its package")
+    engine: Literal["slots", "openai", "echo"] = Field(
+        "slots",
+        description="`slots`: the model in the text worker; `openai`: a model at servers such as vLLM; `echo`: no "
+        "model, for tests",
+    )
+    model: str = Field(
+        "",
+        validate_default=True,
+        description="a folder or hub name, or the name at the servers of `openai`; empty: SmolLM2-135M-Instruct out of "
+        "its package",
+    )
+    openai_base_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validate_default=True,
+        description="the servers of `openai`, such as `http://gpu1:8000/v1,http://gpu2:8000/v1`; one that fails is "
+        "replaced by the others",
+    )
+    openai_api_key: SecretStr = Field(SecretStr(""), description="what these servers ask for, if they do")
+    openai_ca_file: Path | None = Field(
+        None, description="certificates (PEM) to trust at these servers; empty: those of the system"
+    )
+    openai_first_token_s: Seconds = Field(
+        60.0, description="a server without a token for so long: another one is asked"
+    )
     model_cache_dir: Path | None = Field(None, description="where that model is kept; empty: in the data folder")
     max_tokens: int = Field(2048, ge=16, description="context of the model in tokens, prompt and answer together")
     answer_tokens: int = Field(512, ge=1, description="an answer is at most so long, in tokens")
@@ -231,6 +253,43 @@ class Settings(BaseSettings):
     def _is_a_folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
             raise ValueError(f"there is no folder {value}")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _is_a_model(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("engine") == "openai" and not value.strip():
+            raise ValueError("with the engine openai, must be the model's name at its servers")
+        return value
+
+    @field_validator("openai_base_urls", mode="before")
+    @classmethod
+    def _read_base_urls(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("openai_base_urls")
+    @classmethod
+    def _are_base_urls(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        good = all(_is_address(url, ("http", "https")) and not _has_more_than_a_path(url) for url in value)
+        if not good or len({url.rstrip("/") for url in value}) < len(value):
+            raise ValueError("must be such as http://host:8000/v1, each once, with commas between")
+        if info.data.get("engine") == "openai" and not value:
+            raise ValueError("with the engine openai, must name a server such as http://host:8000/v1")
+        return value
+
+    @field_validator("openai_api_key")
+    @classmethod
+    def _is_a_key(cls, value: SecretStr) -> SecretStr:
+        key = value.get_secret_value()
+        if not (key.isascii() and all(char.isprintable() and char != " " for char in key)):
+            raise ValueError("must be printable ASCII without blanks: it travels in a header")
+        return value
+
+    @field_validator("openai_ca_file")
+    @classmethod
+    def _is_a_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
         return value
 
     @field_validator("test_installation")
@@ -335,6 +394,12 @@ def _is_address(text: str, schemes: Collection[str]) -> bool:
     return url.scheme in schemes and bool(url.path if url.scheme == "unix" else url.hostname) and port != 0
 
 
+def _has_more_than_a_path(url: str) -> bool:
+    """A user, a query or a fragment: none of it belongs to a base URL, and the first would stand in logs."""
+    parts = urlsplit(url)
+    return bool(parts.username or parts.password or parts.query or parts.fragment)
+
+
 def settings_table() -> str:
     """The settings as a Markdown table, for the README."""
     rows = ["| variable | default | what it is |", "|---|---|---|"]
@@ -346,7 +411,9 @@ def settings_table() -> str:
             default = default.get_secret_value()
         if isinstance(default, dict):
             default = ",".join(f"{key}={value}" for key, value in default.items())
-        shown = f"`{default:g}`" if isinstance(default, float) else f"`{default}`" if default not in ("", None) else ""
+        shown = (
+            f"`{default:g}`" if isinstance(default, float) else f"`{default}`" if default not in ("", None, ()) else ""
+        )
         rows.append(f"| `{_variable(name)}` | {shown} | {field.description} |")
     return "\n".join(rows)
 

@@ -2,7 +2,7 @@
 
 from app.settings import load_settings
 from workers.desks import turn_desk
-from workers.engine.build import build_engine
+from workers.engine.build import Remote, build_engine
 from workers.pool import PoolProcess
 from workers.turn import Desk, run_turn
 
@@ -21,6 +21,13 @@ def open_desk(process: PoolProcess) -> None:
         echo_tokens_per_s=settings.echo_tokens_per_s,
         cache_dir=settings.model_cache,
         cache_tokens=settings.cache_tokens,
+        remote=Remote(
+            urls=settings.openai_base_urls,
+            api_key=settings.openai_api_key.get_secret_value(),
+            ca_file=settings.openai_ca_file,
+            first_token_s=settings.openai_first_token_s,
+            silence_s=settings.silence_limit_s,
+        ),
     )
     desk = turn_desk(process, engine=engine)
 

@@ -14,6 +14,7 @@ from app.errors import (
     BadPicture,
     Drained,
     EngineStopped,
+    EngineUnavailable,
     LeaseLost,
     MalformedFrame,
     PlatformBusy,
@@ -132,7 +133,7 @@ def attempt(held: Lease, holding: Holding, queue: str, desk: Desk) -> Sequence[s
         log.warning("the engine stopped under a turn", id=held.id)
         return postpone(held, desk, queue, FIRST_BACK_OFF_S, counts="vanished")
     except Transient as exc:
-        pause = exc.retry_after_s if isinstance(exc, PlatformBusy) else FIRST_BACK_OFF_S
+        pause = exc.retry_after_s if isinstance(exc, PlatformBusy | EngineUnavailable) else FIRST_BACK_OFF_S
         log.info("turn postponed", id=held.id, reason=type(exc).__name__)
         return postpone(held, desk, queue, pause)
     except MalformedFrame as exc:
@@ -347,6 +348,7 @@ class TurnContext:
                 if piece is None:
                     return
                 self._holding.touch()
-                yield piece
+                if piece:  # else a sign of life: the model thinks
+                    yield piece
             if self._holding.left_s() < margin_s:
                 handle.cancel()

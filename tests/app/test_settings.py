@@ -90,7 +90,13 @@ WRONG = [
     ("SWITCHYARD_SLOTS", "9" * 5000, "must be a whole number"),
     ("SWITCHYARD_LEASE_S", "soon", "must be a number"),
     ("SWITCHYARD_LEASE_S", "inf", "must be a finite number"),
-    ("SWITCHYARD_ENGINE", "steam", "must be 'slots' or 'echo'"),
+    ("SWITCHYARD_OPENAI_BASE_URLS", "gpu1:8000", "such as http://host:8000/v1"),
+    ("SWITCHYARD_OPENAI_BASE_URLS", "http://me:word@gpu1/v1", "such as http://host:8000/v1"),
+    ("SWITCHYARD_OPENAI_BASE_URLS", "http://gpu1/v1?key=word", "such as http://host:8000/v1"),
+    ("SWITCHYARD_OPENAI_BASE_URLS", "http://gpu1/v1,http://gpu1/v1/", "each once"),
+    ("SWITCHYARD_OPENAI_API_KEY", "two words", "printable ASCII"),
+    ("SWITCHYARD_OPENAI_CA_FILE", "/nowhere.pem", "there is no file"),
+    ("SWITCHYARD_ENGINE", "steam", "must be 'slots', 'openai' or 'echo'"),
 ]
 
 
@@ -118,6 +124,7 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
         ("SWITCHYARD_REDIS_URL", ""),
         ("SWITCHYARD_BROKER_URL", "amqps://user:word@host//"),
         ("DINGTALK_OPENAPI_ENDPOINT", "http://127.0.0.1:8081"),
+        ("SWITCHYARD_OPENAI_BASE_URLS", "http://gpu1:8000/v1, https://gpu2/llm/v1/,"),
         ("SWITCHYARD_CONTEXT_S", "31536000"),
     ],
 )
@@ -125,3 +132,15 @@ def test_a_right_value_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, valu
     monkeypatch.setenv(name, value)
 
     load_settings()
+
+
+def test_the_engine_openai_needs_servers_and_the_name_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHYARD_ENGINE", "openai")
+
+    with pytest.raises(BadSetting) as refused:
+        load_settings()
+
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == [
+        "SWITCHYARD_MODEL",
+        "SWITCHYARD_OPENAI_BASE_URLS",
+    ]

@@ -19,6 +19,7 @@ from tests.app.supervised import ROOT, eventually
 from tests.samples import a_message, a_picture
 from tests.valkey import free_port, valkey
 from tests.workers.desk import House
+from tests.workers.engine.openai.model_server import MODEL, model_server
 from tests.workers.worker import BOOT_S, LEAVE_S, Worker, spoken_to
 from workers.pool import HEED_S, grace_s
 
@@ -67,6 +68,31 @@ def test_torch_is_loaded_in_text_with_a_model(
 
     assert worker.holds_torch
     assert [line.role for line in recall(house.store, message.conversation)] == ["user", "assistant"]
+
+
+def test_a_text_worker_whose_model_is_at_a_server_loads_no_torch(
+    start: Callable[..., Worker], wake: Callable[..., Message], house: House
+) -> None:
+    """Its machine needs no GPU."""
+    with model_server() as server:
+        servers = {"SWITCHYARD_OPENAI_BASE_URLS": server.url("vllm"), "SWITCHYARD_MODEL": MODEL}
+        worker = start("text", SWITCHYARD_ENGINE="openai", **servers).until_ready()
+        message = wake(a_message(text="Say hello."), "text")
+
+        eventually(lambda: house.texts(message))
+
+        assert house.texts(message) == ["Say hello."]
+        assert not worker.holds_torch
+
+
+def test_a_model_that_no_server_has_stops_the_start(start: Callable[..., Worker]) -> None:
+    with model_server() as server:
+        servers = {"SWITCHYARD_OPENAI_BASE_URLS": server.url("vllm"), "SWITCHYARD_MODEL": "large"}
+        worker = start("text", SWITCHYARD_ENGINE="openai", **servers)
+
+        assert worker.status(BOOT_S) != 0
+
+    assert f"SWITCHYARD_MODEL: the servers have no large; they have {MODEL}" in worker.log
 
 
 def test_a_worker_that_is_told_to_leave_finishes_or_hands_back(

@@ -1,9 +1,21 @@
 """Settings' values -> an engine. Imports what the chosen one needs and no more: `echo` never loads torch."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import BadSetting
 from workers.engine.interface import Engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """Where the engine `openai` finds its servers, and how long it waits for them, in seconds."""
+
+    urls: tuple[str, ...]
+    api_key: str = ""
+    ca_file: Path | None = None
+    first_token_s: float = 60.0
+    silence_s: float = 60.0  # a turn that hears nothing for so long is given up; a server has half of it
 
 
 def build_engine(
@@ -15,10 +27,12 @@ def build_engine(
     echo_tokens_per_s: float,
     cache_dir: Path,
     cache_tokens: int = 0,
+    remote: Remote | None = None,
 ) -> Engine:
     """Start an engine. `model`: a folder or hub name; empty: the demo model, converted into `cache_dir` once.
 
-    `cache_tokens`: what all running requests may hold together; 0: `max_tokens` for each slot.
+    With `openai` it is the model's name at the servers of `remote`. `cache_tokens`: what all running requests of
+    `slots` may hold together; 0: `max_tokens` for each slot.
 
     Raises:
         BadSetting: there is no such kind, or the model cannot be loaded; the text says what would be right.
@@ -33,4 +47,27 @@ def build_engine(
 
         name = model or str(prepare_demo_model(cache_dir))
         return SlotsEngine.load(name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None)
-    raise BadSetting(f"SWITCHYARD_ENGINE: {kind} is none; take slots or echo")
+    if kind == "openai" and remote is not None:
+        return _connect(remote, model=model, slots=slots, max_tokens=max_tokens)
+    raise BadSetting(f"SWITCHYARD_ENGINE: {kind} is none; take slots, openai or echo")
+
+
+def _connect(remote: Remote, *, model: str, slots: int, max_tokens: int) -> Engine:
+    from workers.engine.openai.client import Limits
+    from workers.engine.openai.engine import OpenAIEngine
+
+    engine = OpenAIEngine(
+        remote.urls,
+        model=model,
+        slots=slots,
+        max_tokens=max_tokens,
+        api_key=remote.api_key,
+        ca_file=remote.ca_file,
+        limits=Limits(first_token_s=remote.first_token_s, between_tokens_s=min(30.0, remote.silence_s / 2)),
+    )
+    try:
+        engine.look_around()
+    except BaseException:
+        engine.close()
+        raise
+    return engine

@@ -56,7 +56,10 @@ class Handle:
             yield piece
 
     def next_piece(self, timeout_s: float | None) -> str | None:
-        """The next piece of text; None at the end. Raises the request's error, or TimeoutError."""
+        """The next piece of text, empty for a mere sign of life; None at the end.
+
+        Raises the request's error, or TimeoutError.
+        """
         if self._end is None:
             try:
                 event = self._events.get(timeout=timeout_s)

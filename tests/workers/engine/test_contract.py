@@ -1,35 +1,37 @@
-"""What every engine does: the same tests for `echo` and `slots`."""
+"""What every engine does: the same tests for `echo`, `slots`, and `openai` with a server that echoes."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
 from app.errors import EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask, first_piece
+from tests.workers.engine.openai.model_server import MODEL, model_server
 from workers.engine.echo import EchoEngine
 from workers.engine.interface import Engine, Request
+from workers.engine.openai.engine import OpenAIEngine
 
 LONG = "Tell me a long story about a train: " + "one two three four five six seven eight nine ten " * 12
 
 MakeEngine = Callable[[int], Engine]
 
 
-@pytest.fixture(params=["echo", "slots"])
+@pytest.fixture(params=["echo", "slots", "openai"])
 def make(request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
     """Makes engines of one kind with so many slots. Echo speaks 25 tokens a second, so that it can be interrupted."""
     if request.param == "slots":
         make_slots = request.getfixturevalue("make_slots")
         yield lambda slots: make_slots(slots=slots)
         return
-    made: list[EchoEngine] = []
-
-    def make_echo(slots: int) -> Engine:
-        made.append(EchoEngine(slots, tokens_per_s=25))
-        return made[-1]
-
-    yield make_echo
-    for engine in made:
-        engine.close()
+    with ExitStack() as made:
+        if request.param == "openai":
+            url = made.enter_context(model_server()).url("echo-25")
+            yield lambda slots: made.enter_context(
+                closing(OpenAIEngine([url], model=MODEL, slots=slots, max_tokens=2048))
+            )
+        else:
+            yield lambda slots: made.enter_context(closing(EchoEngine(slots, tokens_per_s=25)))
 
 
 def test_the_pieces_joined_are_the_result(make: MakeEngine) -> None:
@@ -152,7 +154,7 @@ def test_a_request_that_can_never_run_is_refused(make: MakeEngine, bad: Request)
     engine = make(1)
 
     with pytest.raises(RequestRejected):
-        engine.submit(bad)
+        engine.submit(bad).result()  # that an adapter is not there, only a server can say
 
     assert engine.alive()
 

@@ -187,7 +187,7 @@ def test_every_row_sees_its_own_tokens_whoever_joins_and_leaves(
     assert scheduler.free_tokens == cache_tokens
 
 
-@pytest.mark.parametrize("module", ["scheduler", "echo", "build", "demo_model"])
+@pytest.mark.parametrize("module", ["scheduler", "echo", "build", "demo_model", "openai.engine"])
 def test_what_needs_no_model_loads_no_torch(module: str) -> None:
     """Only the text worker may pay for torch, and only with a model."""
     code = f"import sys, workers.engine.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
