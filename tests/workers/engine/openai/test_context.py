@@ -1,6 +1,7 @@
 """Prompts are fitted by the server's own count, else by an estimate; a server's word that it was too much is heeded."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from tests.workers.engine.openai.conftest import MakeEngine
 from tests.workers.engine.openai.model_server import KEY, ModelServer
 from workers.engine.interface import Request
 from workers.engine.openai.estimate import at_most, estimated
+
+if TYPE_CHECKING:
+    from workers.engine.loading import Loaded
 
 SYSTEM = ("system", "Be short.")
 TURNS = tuple(("user" if n % 2 == 0 else "assistant", f"sentence {n} of a long talk") for n in range(41))
@@ -110,11 +114,9 @@ def test_a_prompt_that_stays_too_long_is_refused(engine_at: MakeEngine, server: 
     ],
     ids=["code", "English", "digits", "JSON", "Chinese", "Russian"],
 )
-def test_the_estimate_is_near_what_a_tokenizer_counts(model_folder: Path, text: str) -> None:
+def test_the_estimate_is_near_what_a_tokenizer_counts(loaded: "Loaded", text: str) -> None:
     """This one knows little but English: other models' need fewer tokens for the rest."""
-    from transformers import AutoTokenizer
-
-    counted = len(AutoTokenizer.from_pretrained(str(model_folder))(text)["input_ids"])
+    counted = len(loaded.prompts._tokenizer(text)["input_ids"])
 
     assert 0.9 * counted <= estimated((("user", text),)) <= 1.7 * counted
     assert counted <= at_most((("user", text),))
