@@ -19,5 +19,6 @@ def test_the_promise_holds(mode: str, kills: int, messages: int) -> None:
 
     assert run.returncode == 0, run.stdout + run.stderr
     result = msgspec.json.decode(run.stdout)["runs"][0]
-    assert (result["kills"], result["verdict"]["answered"]) == (kills, messages)
+    assert result["kills"] == kills
+    assert result["verdict"]["answered"] >= messages
     assert all(fault["held"] for fault in result["faults"] if fault["what"] == "kill")
