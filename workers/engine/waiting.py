@@ -20,6 +20,10 @@ class Waiting(Generic[Item]):
     def add(self, item: Item, *, priority: int, now_s: float) -> None:
         heapq.heappush(self._heap, (now_s - priority * AGEING_S, next(self._count), item))
 
+    def first(self) -> Item:
+        """The next one, which goes on waiting. Raises IndexError if nobody waits."""
+        return self._heap[0][2]
+
     def pop(self) -> Item:
         """The next one. Raises IndexError if nobody waits."""
         return heapq.heappop(self._heap)[2]
