@@ -160,12 +160,19 @@ class Settings(BaseSettings):
     skills_dir: Path | None = Field(None, description="one more folder of skills")
 
     # The engine.
-    engine: Literal["slots", "echo"] = Field("slots", description="`slots`: the model; `echo`: no model, for tests")
+    engine: Literal["auto", "slots", "paged", "echo"] = Field(
+        "auto",
+        description="`slots`: the model, best on a CPU; `paged`: the model, best on a GPU; `auto`: the better one; "
+        "`echo`: no model, for tests",
+    )
     model: str = Field("", description="a folder or hub name; empty: SmolLM2-135M-Instruct out of its package")
     model_cache_dir: Path | None = Field(None, description="where that model is kept; empty: in the data folder")
     max_tokens: int = Field(2048, ge=16, description="context of the model in tokens, prompt and answer together")
     answer_tokens: int = Field(512, ge=1, description="an answer is at most so long, in tokens")
     slots: int = Field(16, ge=1, le=1024, description="answers that are written at the same time, per text worker")
+    cache_mb: int = Field(
+        0, ge=0, le=2**24, description="memory of the cache of `paged`; 0: what `slots` answers of `max_tokens` take"
+    )
     echo_tokens_per_s: float = Field(0.0, ge=0, description="speed of `echo` for each answer; 0: at once")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
@@ -254,6 +261,11 @@ class Settings(BaseSettings):
     def record_is_cluster(self) -> bool:
         url = self.redis_url.get_secret_value()
         return bool(url) and read_address(url).is_cluster
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether the text workers load the model themselves."""
+        return self.engine in ("auto", "slots", "paged")
 
     @property
     def model_cache(self) -> Path:

@@ -18,6 +18,7 @@ def open_desk(process: PoolProcess) -> None:
         model=settings.model,
         slots=settings.slots,
         max_tokens=settings.max_tokens,
+        cache_mb=settings.cache_mb,
         echo_tokens_per_s=settings.echo_tokens_per_s,
         cache_dir=settings.model_cache,
     )

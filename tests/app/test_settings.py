@@ -90,7 +90,7 @@ WRONG = [
     ("SWITCHYARD_SLOTS", "9" * 5000, "must be a whole number"),
     ("SWITCHYARD_LEASE_S", "soon", "must be a number"),
     ("SWITCHYARD_LEASE_S", "inf", "must be a finite number"),
-    ("SWITCHYARD_ENGINE", "steam", "must be 'slots' or 'echo'"),
+    ("SWITCHYARD_ENGINE", "steam", "must be 'auto', 'slots', 'paged' or 'echo'"),
 ]
 
 
