@@ -80,13 +80,13 @@ def check_attention(model: Any) -> None:
     if kinds:
         raise BadSetting(
             f"SWITCHYARD_MODEL: {config.model_type} has layers of {', '.join(sorted(kinds))}; "
-            "the engine `slots` runs models whose layers are all full attention"
+            "the engine runs models whose layers are all full attention"
         )
     taken = inspect.signature(model.forward).parameters
     if missing := [name for name in NEEDED if name not in taken]:
         raise BadSetting(
             f"SWITCHYARD_MODEL: {config.model_type} takes no {', '.join(missing)}; "
-            "the engine `slots` needs a model that takes each row's own positions"
+            "the engine needs a model that takes each row's own positions"
         )
 
 

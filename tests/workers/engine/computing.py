@@ -12,7 +12,7 @@ import pytest
 from app.errors import EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask, first_piece
 from tests.workers.engine.making import Make
-from tests.workers.engine.reference import ties
+from tests.workers.engine.reference import MOST_TIES, ties
 from workers.engine.interface import Handle
 from workers.engine.sequence import Sequence
 
@@ -48,7 +48,7 @@ def test_tokens_equal_one_by_one_generation_while_others_join_and_leave(loaded: 
 
     assert leaving.handle.result().finish == "cancelled"
     assert [result.new_tokens for result in results] == [len(sequence.new) for sequence in running]
-    assert counted <= 1, f"{counted} ties: more than chance"
+    assert counted <= MOST_TIES[loaded.model.dtype], f"{counted} ties: more than chance"
 
 
 @pytest.mark.parametrize("prompt", [[], [10**6], [-1], [5] * 64], ids=["empty", "unknown", "negative", "too long"])
@@ -104,7 +104,7 @@ def test_numbers_that_overflow_end_their_own_request_alone(loaded: "Loaded", mak
             first.handle.result()
         assert second.handle.result().new_tokens == 20
 
-    assert ties(loaded, [4, 5, 6], second.new, 20) == 0
+    assert ties(loaded, [4, 5, 6], second.new, 20) <= MOST_TIES[loaded.model.dtype]
 
 
 def test_a_forward_that_raises_wakes_everybody_whom_it_hit(loaded: "Loaded", make: Make) -> None:
@@ -145,7 +145,7 @@ def test_a_draw_from_one_candidate_is_the_greedy_token(loaded: "Loaded", make: M
     drawn = engine.start(prompt, ask("", max_new_tokens=16, temperature=2.0, top_k=top_k, top_p=top_p))
 
     assert drawn.handle.result().new_tokens == 16
-    assert ties(loaded, prompt, drawn.new, 16) == 0
+    assert ties(loaded, prompt, drawn.new, 16) <= MOST_TIES[loaded.model.dtype]
 
 
 def test_more_candidates_than_the_vocabulary_are_all_of_it(loaded: "Loaded", make: Make) -> None:

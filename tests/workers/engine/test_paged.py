@@ -1,9 +1,12 @@
 """What is the paged engine's own: the library under it dies or errs, and nobody waits in vain."""
 
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +14,25 @@ import pytest
 from app.errors import BadSetting, EngineStopped, SwitchyardError
 from tests.workers.engine.asking import ask, first_piece, until
 from tests.workers.engine.computing import a_prompt
-from tests.workers.engine.reference import ties
+from tests.workers.engine.reference import MOST_TIES, ties
 from workers.engine.interface import Handle, Result
 from workers.engine.paged import RESTARTS, PagedEngine
 from workers.engine.pages import plan_pages, token_bytes
 
 if TYPE_CHECKING:
     from workers.engine.loading import Loaded
+
+ROOT = Path(__file__).parents[3]
+LEAVES = """
+import sys
+from pathlib import Path
+from tests.workers.engine.asking import ask, first_piece
+from tests.workers.engine.small import small_model
+from workers.engine.paged import PagedEngine
+
+engine = PagedEngine(small_model(Path(sys.argv[1])), slots=1, max_tokens=4000)
+first_piece(engine.submit(ask("hello", max_new_tokens=3000)))
+"""
 
 MakePaged = Callable[..., PagedEngine]
 
@@ -99,7 +114,7 @@ def test_when_the_library_dies_those_in_flight_are_told_and_the_weights_are_kept
 
     assert [type(end) for end in ends] == [EngineStopped, EngineStopped]
     assert in_line.handle.result().new_tokens == 8  # it was not in it: it keeps its place in the line
-    assert ties(small, prompts[2], in_line.new, 8) == 0
+    assert ties(small, prompts[2], in_line.new, 8) <= MOST_TIES[small.model.dtype]
     assert engine.alive()
     assert [parameter.data_ptr() for parameter in small.model.parameters()] == weights
 
@@ -220,9 +235,24 @@ def test_a_cache_without_room_for_one_request_is_refused_with_the_least(small: "
         plan_pages(device="cuda", slots=4, max_tokens=512, token_bytes=2**14, cache_mb=1)
 
 
+def test_a_cache_that_the_machine_cannot_hold_is_refused_at_the_start(small: "Loaded") -> None:
+    with pytest.raises(BadSetting, match=r"SWITCHYARD_CACHE_MB: the cache of \d+ pages of 32 tokens cannot be made"):
+        PagedEngine(small, slots=10**10, max_tokens=512)
+
+
+def test_a_process_that_does_not_close_its_engine_ends_all_the_same(model_folder: Path) -> None:
+    """The library's thread is no daemon: the interpreter would wait for it for ever."""
+    process = subprocess.Popen([sys.executable, "-c", LEAVES, str(model_folder)], cwd=ROOT)
+    try:
+        assert process.wait(100) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_follow_up_computes_what_is_new_and_answers_the_same(small: "Loaded", make: MakePaged) -> None:
-    engine = make()
-    history = a_prompt(small, 200)
+    engine = make(max_tokens=700)
+    history = a_prompt(small, 600)
     engine.start(history, ask("", max_new_tokens=2)).handle.result()
     computed: list[int] = []
 
@@ -233,8 +263,8 @@ def test_a_follow_up_computes_what_is_new_and_answers_the_same(small: "Loaded", 
         follow_up = engine.start(history + a_prompt(small, 20, 1), ask("", max_new_tokens=4))
         follow_up.handle.result()
 
-    assert computed[0] <= 220 - 192  # six whole pages of 32 tokens were there
-    assert ties(small, follow_up.prompt, follow_up.new, 4) == 0
+    assert computed[0] <= 620 - 512  # whole pages were there, of 32 tokens, or of 256 on a GPU
+    assert ties(small, follow_up.prompt, follow_up.new, 4) <= MOST_TIES[small.model.dtype]
 
 
 def test_a_request_that_the_library_fails_alone_is_told_and_harms_nobody(make: MakePaged) -> None:
