@@ -180,7 +180,7 @@ def _require_credentials(settings: Settings) -> None:
 
 
 def _require_model(settings: Settings) -> None:
-    if settings.engine == "slots" and settings.model.startswith(("/", ".")) and not Path(settings.model).is_dir():
+    if settings.holds_model and settings.model.startswith(("/", ".")) and not Path(settings.model).is_dir():
         raise BadSetting(f"SWITCHYARD_MODEL: there is no folder {settings.model}; name one, or a model of the hub")
 
 

@@ -160,10 +160,10 @@ class Settings(BaseSettings):
     skills_dir: Path | None = Field(None, description="one more folder of skills")
 
     # The engine.
-    engine: Literal["slots", "openai", "echo"] = Field(
-        "slots",
-        description="`slots`: the model in the text worker; `openai`: a model at servers such as vLLM; `echo`: no "
-        "model, for tests",
+    engine: Literal["auto", "slots", "paged", "openai", "echo"] = Field(
+        "auto",
+        description="`slots`: the model in the text worker, best on a CPU; `paged`: the same, best on a GPU; `auto`: "
+        "the better of the two; `openai`: a model at servers such as vLLM; `echo`: no model, for tests",
     )
     model: str = Field(
         "",
@@ -316,6 +316,11 @@ class Settings(BaseSettings):
     def record_is_cluster(self) -> bool:
         url = self.redis_url.get_secret_value()
         return bool(url) and read_address(url).is_cluster
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether the text workers load the model themselves."""
+        return self.engine in ("auto", "slots", "paged")
 
     @property
     def model_cache(self) -> Path:

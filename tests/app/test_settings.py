@@ -96,7 +96,7 @@ WRONG = [
     ("SWITCHYARD_OPENAI_BASE_URLS", "http://gpu1/v1,http://gpu1/v1/", "each once"),
     ("SWITCHYARD_OPENAI_API_KEY", "two words", "printable ASCII"),
     ("SWITCHYARD_OPENAI_CA_FILE", "/nowhere.pem", "there is no file"),
-    ("SWITCHYARD_ENGINE", "steam", "must be 'slots', 'openai' or 'echo'"),
+    ("SWITCHYARD_ENGINE", "steam", "must be 'auto', 'slots', 'paged', 'openai' or 'echo'"),
 ]
 
 

@@ -32,7 +32,7 @@ def test_every_pool_does_its_work_without_torch(
     start: Callable[..., Worker], wake: Callable[..., Message], house: House, platform: Sandbox
 ) -> None:
     """Three pools have no use for the model that is set; `text` has none with `echo`: a small machine can run it."""
-    model = {"SWITCHYARD_ENGINE": "slots", "SWITCHYARD_MODEL_CACHE_DIR": str(MODELS)}
+    model = {"SWITCHYARD_ENGINE": "auto", "SWITCHYARD_MODEL_CACHE_DIR": str(MODELS)}
     workers = [start("text"), *(start(pool, **model) for pool in ("image", "default", "sender"))]
     for worker in workers:
         worker.until_ready()

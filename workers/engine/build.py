@@ -31,8 +31,8 @@ def build_engine(
 ) -> Engine:
     """Start an engine. `model`: a folder or hub name; empty: the demo model, converted into `cache_dir` once.
 
-    With `openai` it is the model's name at the servers of `remote`. `cache_tokens`: what all running requests of
-    `slots` may hold together; 0: `max_tokens` for each slot.
+    `kind` "auto" is the one that suits the device. With `openai` the model is its name at the servers of `remote`.
+    `cache_tokens`: what all running requests may hold together; 0: `max_tokens` for each slot.
 
     Raises:
         BadSetting: there is no such kind, or the model cannot be loaded; the text says what would be right.
@@ -41,15 +41,23 @@ def build_engine(
         from workers.engine.echo import EchoEngine
 
         return EchoEngine(slots, echo_tokens_per_s)
+    if kind == "auto":
+        kind = suited_kind()
     if kind == "slots":
         from workers.engine.demo_model import prepare_demo_model
         from workers.engine.slots import SlotsEngine
 
         name = model or str(prepare_demo_model(cache_dir))
         return SlotsEngine.load(name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None)
+    if kind == "paged":
+        from workers.engine.demo_model import prepare_demo_model
+        from workers.engine.paged import PagedEngine
+
+        name = model or str(prepare_demo_model(cache_dir))
+        return PagedEngine.load(name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None)
     if kind == "openai" and remote is not None:
         return _connect(remote, model=model, slots=slots, max_tokens=max_tokens)
-    raise BadSetting(f"SWITCHYARD_ENGINE: {kind} is none; take slots, openai or echo")
+    raise BadSetting(f"SWITCHYARD_ENGINE: {kind} is none; take auto, slots, paged, openai or echo")
 
 
 def _connect(remote: Remote, *, model: str, slots: int, max_tokens: int) -> Engine:
@@ -71,3 +79,10 @@ def _connect(remote: Remote, *, model: str, slots: int, max_tokens: int) -> Engi
         engine.close()
         raise
     return engine
+
+
+def suited_kind() -> str:
+    """`paged` where there is a GPU, else `slots`. Loads torch: only who is about to load a model asks."""
+    import torch
+
+    return "paged" if torch.cuda.is_available() else "slots"

@@ -87,7 +87,7 @@ def check_attention(model: Any) -> None:
     if missing := [name for name in NEEDED if name not in taken]:
         raise BadSetting(
             f"SWITCHYARD_MODEL: {config.model_type} takes no {', '.join(missing)}; "
-            "the engine `slots` needs a model that takes each row's own positions"
+            "the engine needs a model that takes each row's own positions"
         )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.workers.engine.small import small_model
 from workers.engine.demo_model import prepare_demo_model
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ def loaded(model_folder: Path) -> "Loaded":
 
     torch.set_num_threads(THREADS)
     return load_model(str(model_folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def small(model_folder: Path) -> "Loaded":
+    """A small random model, for what needs many tokens and no sense in them."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    return small_model(model_folder)
 
 
 @pytest.fixture

@@ -1,0 +1,294 @@
+"""The engine `paged`: transformers' continuous batching with its paged cache, flash attention and CUDA graphs, guarded.
+
+The library computes and shares the cache between requests with the same beginning. It trusts its callers and dies with
+everybody when one of them errs, so here stands what it lacks: nothing is handed over that could hurt it, a waiter is
+ended by us and never left to the library, and when it has died all the same, those in flight are told and it begins
+anew with the weights that are loaded. Read `_round` first.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import torch
+
+from app.errors import BadSetting, EngineStopped, RequestRejected, SwitchyardError
+from workers.engine.batcher import Batcher, Output
+from workers.engine.checks import check_messages, check_request, check_sampling
+from workers.engine.fitting import fit_messages
+from workers.engine.interface import Finish, Handle, Request
+from workers.engine.loading import Loaded, load_model
+from workers.engine.pages import Pages, plan_pages
+from workers.engine.running import Running
+from workers.engine.sequence import Answer, Sequence
+from workers.engine.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2  # how often the dispatcher looks whether the manager lives, when nothing wakes it
+STOP_S = 30.0  # one step of a large model on a slow machine
+# A message is given up when the engine died under it three times, so one alone never uses these up.
+RESTARTS = 3
+RESTARTS_S = 60.0
+
+
+class PagedEngine:
+    """One model, `slots` requests at once. One thread of ours, the dispatcher, speaks with the library's."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        slots: int,
+        max_tokens: int,
+        cache_tokens: int | None = None,
+        graphs: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`cache_tokens`: what all running requests together may hold; None: `max_tokens` for every slot.
+
+        `graphs`: of CUDA, where the library takes some.
+
+        Raises:
+            BadSetting: the cache does not fit into memory.
+        """
+        self.slots = slots
+        wanted = min(max_tokens, loaded.length or max_tokens)
+        pages = plan_pages(
+            device=loaded.model.device.type,
+            slots=slots,
+            max_tokens=wanted,
+            cache_tokens=cache_tokens,
+        )
+        self.max_tokens = min(wanted, pages.longest)  # prompt and answer together
+        self._prompts, self._eos, self._vocabulary = loaded.prompts, loaded.eos, loaded.vocabulary
+        self._batcher = Batcher(loaded, slots=slots, pages=pages, max_tokens=self.max_tokens, graphs=graphs)
+        self._running = Running(pages)
+        self._waiting: Waiting[Sequence] = Waiting()
+        self._deaths_s: deque[float] = deque(maxlen=RESTARTS)
+        self._clock = clock
+        self._state = threading.Lock()  # guards the next two; all above belongs to the dispatcher
+        self._arrived: list[Sequence] = []
+        self._stopped: str | None = None  # why, once it takes no more
+        self._begin(pages)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        slots: int,
+        max_tokens: int,
+        cache_tokens: int | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        threads: int | None = None,
+    ) -> "PagedEngine":
+        """Load a folder or hub name. `threads`: of torch on a CPU; None: all cores but one.
+
+        Raises:
+            BadSetting: the model cannot be loaded or is of a kind that is not run, or the cache does not fit.
+        """
+        loaded = load_model(model, device=device, dtype=dtype)
+        torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))  # also of threads that begin later
+        return cls(loaded, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens)
+
+    def submit(self, request: Request) -> Handle:
+        """Start a request. Its answer is at most what the prompt leaves of `max_tokens`, with finish "length".
+
+        Raises:
+            RequestRejected: a value is out of range, or the prompt leaves no room for an answer.
+            EngineStopped: the engine died or was closed.
+        """
+        check_request(request)
+        return self.start(self._prompts.encode(request.messages), request).handle
+
+    def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
+        """Start a request whose prompt is tokens already; its messages are not looked at. Raises as `submit`."""
+        check_sampling(request)
+        if not prompt or len(prompt) >= self.max_tokens:
+            raise RequestRejected(f"prompt: has {len(prompt)} tokens, must have 1 to {self.max_tokens - 1}")
+        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
+            raise RequestRejected("prompt: a token is not in the model's vocabulary")
+        sequence = Sequence(
+            request=request,
+            handle=handle or _Ringing(self._batcher.ring),
+            prompt=prompt,
+            max_new=min(request.max_new_tokens, self.max_tokens - len(prompt)),
+            ends_at_s=None if request.deadline_s is None else self._clock() + request.deadline_s,
+            answer=Answer(self._prompts.decode, request.stop),
+        )
+        with self._state:
+            if self._stopped is not None:
+                raise EngineStopped(self._stopped)
+            self._arrived.append(sequence)
+        self._batcher.ring()
+        return sequence
+
+    def fit(self, messages: tuple[tuple[str, str], ...], max_new_tokens: int) -> tuple[tuple[str, str], ...]:
+        """See `Engine.fit`; an answer reserves at most half of `max_tokens`. Raises RequestRejected."""
+        check_messages(messages)
+        return fit_messages(
+            messages, limit_tokens=self.max_tokens, max_new_tokens=max_new_tokens, measure=self._prompts.measure
+        )
+
+    def alive(self) -> bool:
+        return self._stopped is None and self._thread.is_alive()
+
+    def close(self) -> None:
+        """End every request with EngineStopped. Returns when the step that is running has ended."""
+        self._stop("the engine was closed")
+        self._batcher.ring()
+        self._thread.join(STOP_S)
+
+    def _begin(self, pages: Pages) -> None:
+        try:
+            self._batcher.start()
+        except (RuntimeError, MemoryError) as exc:  # torch's own error of a full device is a RuntimeError
+            size = f"{pages.total} pages of {pages.page_tokens} tokens"
+            raise BadSetting(f"SWITCHYARD_CACHE_TOKENS: the cache of {size} cannot be made: {exc}") from exc
+
+    def _stop(self, why: str) -> None:
+        """Take no more. The first reason counts."""
+        with self._state:
+            self._stopped = self._stopped or why
+
+    def _run(self) -> None:
+        """The dispatcher: rounds until it is told to stop, and wakes every waiter whatever happened."""
+        try:
+            while self._stopped is None and threading.main_thread().is_alive():  # the library's thread is no daemon
+                self._round()
+        except Exception:
+            log.exception("engine died")
+        finally:
+            self._stop("the engine died")
+            self._fail_all()
+            self._batcher.close(STOP_S)
+
+    def _round(self) -> None:
+        self._take_arrivals()
+        self._end_early()
+        self._admit()
+        for output in self._batcher.outputs(self._patience_s()):
+            self._hand_out(output)
+        if self._batcher.down():
+            self._revive()
+
+    def _take_arrivals(self) -> None:
+        with self._state:
+            arrived, self._arrived = self._arrived, []
+        for sequence in arrived:
+            self._waiting.add(sequence, priority=sequence.request.priority, now_s=self._clock())
+
+    def _end_early(self) -> None:
+        """Those that were cancelled or whose time is over leave with what they have."""
+        now_s = self._clock()
+        for sequence in [*self._running, *self._waiting]:
+            if reason := sequence.ended_by(now_s):
+                self._leave(sequence, reason)
+
+    def _admit(self) -> None:
+        """Hand over who is next as long as there is a slot and room for the whole answer. Nobody overtakes."""
+        while self._waiting and len(self._running) < self.slots and self._running.has_room(self._waiting.peek()):
+            sequence = self._waiting.peek()
+            name = self._running.next_name()
+            if not self._batcher.add(name, sequence.prompt, sequence.max_new, sequence.request):
+                return  # down: it keeps its place in the line
+            self._waiting.discard(sequence)
+            self._running.add(name, sequence)
+            sequence.handle.begin()
+
+    def _patience_s(self) -> float:
+        """How long to wait for an output: until the manager must be looked at, or until the next deadline."""
+        now_s = self._clock()
+        ends_s = (each.ends_at_s - now_s for each in (*self._running, *self._waiting) if each.ends_at_s is not None)
+        return max(0.0, min(LOOK_S, min(ends_s, default=LOOK_S)))
+
+    def _hand_out(self, output: Output) -> None:
+        """One request's new tokens. Whatever its reader does wrong ends this request alone."""
+        sequence = self._running.get(output.name)
+        if sequence is None:  # it was cancelled
+            return
+        if output.failed:
+            if not self._batcher.down():  # else all of them failed, and the round ends with the manager's restart
+                self._fail(sequence, EngineStopped("the engine could not run this request"))
+            return
+        at = len(sequence.new)
+        for token, sound in zip(output.tokens[at:], output.sound[at:], strict=True):
+            if not math.isfinite(sound):
+                self._fail(sequence, RequestRejected("the model's numbers overflowed on this prompt"))
+                return
+            if not self._give(sequence, token):
+                return
+        if output.ended:  # the library counts and knows the ends as we do; were it ever to differ, nobody waits for it
+            self._leave(sequence, "length")
+
+    def _give(self, sequence: Sequence, token: int) -> bool:
+        """Add one token; False: it was the last one."""
+        try:
+            reason = sequence.take(token, self._eos)
+        except Exception:
+            log.exception("reader failed")
+            self._fail(sequence, EngineStopped("the reader of this request failed"))
+            return False
+        if reason is not None:
+            self._leave(sequence, reason)
+        return reason is None
+
+    def _leave(self, sequence: Sequence, reason: Finish) -> None:
+        self._remove(sequence)
+        try:
+            sequence.finish(reason)
+        except Exception:
+            log.exception("reader failed")
+            self._fail(sequence, EngineStopped("the reader of this request failed"))
+
+    def _fail(self, sequence: Sequence, error: SwitchyardError) -> None:
+        self._remove(sequence)
+        try:
+            sequence.handle.fail(error)
+        except Exception:
+            log.exception("reader failed")
+
+    def _remove(self, sequence: Sequence) -> None:
+        """Out of the line, or out of the manager: it says nothing of a cancelled request, so the waiter is ours."""
+        self._waiting.discard(sequence)
+        name = self._running.remove(sequence)
+        if name is not None:
+            self._batcher.cancel(name)
+
+    def _revive(self) -> None:
+        """Tell those in flight, and begin anew; those in the line keep their places. Raises if it does not help."""
+        log.error("engine restarts", extra={"in_flight": len(self._running), "in_line": len(self._waiting)})
+        for sequence in list(self._running):
+            self._fail(sequence, EngineStopped("the engine died and begins anew"))
+        now_s = self._clock()
+        if len(self._deaths_s) == RESTARTS and now_s - self._deaths_s[0] < RESTARTS_S:
+            raise EngineStopped(f"the engine died again after {RESTARTS} restarts")
+        self._deaths_s.append(now_s)
+        if not self._batcher.stop(STOP_S):
+            raise EngineStopped("the library's thread does not end")
+        self._batcher.start()
+
+    def _fail_all(self) -> None:
+        with self._state:
+            arrived, self._arrived = self._arrived, []
+        for sequence in [*self._running, *self._waiting, *arrived]:
+            self._fail(sequence, EngineStopped(self._stopped or ""))
+
+
+class _Ringing(Handle):
+    """A handle whose cancel wakes the dispatcher."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        super().__init__()
+        self._ring = ring
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._ring()
