@@ -178,6 +178,7 @@ async def test_a_clock_that_jumps_costs_no_message(sandbox: Sandbox, platform: S
     store, clock = Store(), Jumping()
     timing = Timing(check_every_s=0.02, close_s=0.5)
     async with listening(sandbox, store, timing=timing, clock=clock, delays=PAUSES_SHOW) as (_, (stream,)):
+        platform.fault("redeliver_unacked", after_s=1.0, times=1000)  # what a socket brings as it closes
         told = platform.last()
         ids = await say(platform, 0, 10)
         clock.ahead = jump_s
