@@ -29,6 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def house(cluster: Cluster, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     settings = {**Plan().environment(), "SWITCHYARD_REDIS_URL": cluster.url, "SWITCHYARD_LOCALE": "en"}
     settings |= {"SWITCHYARD_POOLS": "text=1,image=0,default=1,sender=1", "SWITCHYARD_ECHO_TOKENS_PER_S": "10"}
+    settings["SWITCHYARD_LEASE_S"] = "10"  # as in daily life: a node that answers late is not dead
     with installation(tmp_path_factory.mktemp("house"), sandbox, settings) as house:
         yield house
 

@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask, first_piece
-from tests.workers.engine.making import Make
+from tests.workers.engine.making import Make, computed_by
 from tests.workers.engine.reference import MOST_TIES, ties
 from workers.engine.interface import Handle
 from workers.engine.sequence import Sequence
@@ -96,7 +96,7 @@ def test_numbers_that_overflow_end_their_own_request_alone(loaded: "Loaded", mak
             rows[0] = float("nan")
         return output
 
-    with loaded.model.register_forward_hook(spoil):
+    with computed_by(engine, loaded).register_forward_hook(spoil):
         first = engine.start([7, 8, 9], ask("", max_new_tokens=400))
         first_piece(first.handle)
         second = engine.start([4, 5, 6], ask("", max_new_tokens=20))
@@ -116,7 +116,7 @@ def test_a_forward_that_raises_wakes_everybody_whom_it_hit(loaded: "Loaded", mak
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    with loaded.model.register_forward_pre_hook(fail):
+    with computed_by(engine, loaded).register_forward_pre_hook(fail):
         for handle in handles:
             with pytest.raises(EngineStopped):
                 handle.result()

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workers.engine.paged import PagedEngine
+from workers.engine.serving import serve
 from workers.engine.slots import SlotsEngine
 
 if TYPE_CHECKING:
@@ -33,3 +34,8 @@ def making(kind: str, loaded: "Loaded") -> Iterator[Make]:
             return stack.enter_context(closing(engine))
 
         yield make
+
+
+def computed_by(engine: Computing, loaded: "Loaded") -> Any:
+    """The model that an engine really runs: `slots` makes one of its own that shares the weights."""
+    return serve(loaded.model) if isinstance(engine, SlotsEngine) else loaded.model
