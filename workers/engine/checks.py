@@ -41,3 +41,15 @@ def check_sampling(request: Request) -> None:
     for name, good in ranges.items():
         if not good:
             raise RequestRejected(f"{name}: out of range")
+
+
+def check_plain(request: Request) -> None:
+    """Raise RequestRejected if something is asked for that only `slots` does: nobody shall think that it was done."""
+    asked = {
+        "repetition_penalty": request.repetition_penalty != 1,
+        "min_new_tokens": request.min_new_tokens > 0,
+        "processors": bool(request.processors),
+    }
+    for name, wanted in asked.items():
+        if wanted:
+            raise RequestRejected(f"{name}: not with this engine")

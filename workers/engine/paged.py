@@ -17,7 +17,7 @@ import torch
 
 from app.errors import BadSetting, EngineStopped, RequestRejected, SwitchyardError
 from workers.engine.batcher import Batcher, Output
-from workers.engine.checks import check_messages, check_request, check_sampling
+from workers.engine.checks import check_messages, check_plain, check_request, check_sampling
 from workers.engine.fitting import fit_messages
 from workers.engine.interface import Finish, Handle, Request
 from workers.engine.loading import Loaded, load_model
@@ -111,6 +111,7 @@ class PagedEngine:
     def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
         """Start a request whose prompt is tokens already; its messages are not looked at. Raises as `submit`."""
         check_sampling(request)
+        check_plain(request)
         if not prompt or len(prompt) >= self.max_tokens:
             raise RequestRejected(f"prompt: has {len(prompt)} tokens, must have 1 to {self.max_tokens - 1}")
         if min(prompt) < 0 or max(prompt) >= self._vocabulary:

@@ -174,6 +174,13 @@ def test_a_request_that_can_never_run_is_refused(make: MakeEngine, bad: Request)
     assert engine.alive()
 
 
+@pytest.mark.parametrize("more", [{"repetition_penalty": 1.2}, {"min_new_tokens": 2}, {"processors": ("some",)}])
+@pytest.mark.parametrize("make", ["paged", "openai"], indirect=True)
+def test_what_only_slots_does_is_refused_by_name(make: MakeEngine, more: dict[str, object]) -> None:
+    with pytest.raises(RequestRejected, match=next(iter(more))):
+        make(1).submit(ask("x", **more))  # type: ignore[arg-type]
+
+
 def test_a_conversation_that_fits_stays_as_it_is(make: MakeEngine) -> None:
     messages = (("system", "Be short."), ("user", "Hi"), ("assistant", "Hello"), ("user", "How are you?"))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from app.errors import EngineStopped, SwitchyardError
-from workers.engine.checks import check_messages, check_sampling
+from workers.engine.checks import check_messages, check_plain, check_sampling
 from workers.engine.fitting import Messages
 from workers.engine.interface import Finish, Handle, Request
 from workers.engine.openai.answer import Answer
@@ -77,6 +77,7 @@ class OpenAIEngine:
         """
         check_messages(request.messages)
         check_sampling(request)
+        check_plain(request)
         handle = _CancelNow()
         answer = Answer(request, handle)
         handle.on_cancel = lambda: self._tell(self._end, answer, "cancelled")
