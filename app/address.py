@@ -1,9 +1,10 @@
-"""The record's address: one server's, or a cluster's as `redis+cluster://:password@host:port,host:port`.
+"""Addresses. The record's is one server's, or a cluster's as `redis+cluster://:password@host:port,host:port`.
 
 That it is a cluster stands in the scheme and is not found out by asking: an address is checked before anything starts,
 also while no server answers, and a cluster needs more than one host in it. A wrong scheme is told by `check_record`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -39,7 +40,8 @@ def read_address(text: str) -> Address:
     """
     scheme, _, rest = text.partition("://")
     if scheme not in _CLUSTER_SCHEMES:
-        _check(text, PLAIN_SCHEMES)
+        if not is_address(text, PLAIN_SCHEMES):
+            raise ValueError("no such address")
         return Address(text)
     hosts, tail = _split(rest)
     user, at, hosts = hosts.rpartition("@")
@@ -67,12 +69,17 @@ def _place(host: str) -> Place:
     return name, port or _PORT
 
 
-def _check(text: str, schemes: tuple[str, ...]) -> None:
-    """It has one of the schemes, a host (a path for unix) and, if any, a port from 1 to 65535."""
+def is_address(text: str, schemes: Collection[str]) -> bool:
+    """Whether it has one of the schemes, a host (a path for unix) and, if any, a port from 1 to 65535."""
     try:
         url = urlsplit(text)
-        right = url.scheme in schemes and bool(url.path if url.scheme == "unix" else url.hostname) and url.port != 0
+        port = url.port
     except ValueError:
-        right = False
-    if not right:
-        raise ValueError("no such address")
+        return False
+    return url.scheme in schemes and bool(url.path if url.scheme == "unix" else url.hostname) and port != 0
+
+
+def has_more_than_a_path(url: str) -> bool:
+    """A user, a query or a fragment: none of it belongs to a base URL, and the first would stand in logs."""
+    parts = urlsplit(url)
+    return bool(parts.username or parts.password or parts.query or parts.fragment)

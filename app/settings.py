@@ -8,16 +8,17 @@ import difflib
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.address import read_address
+from app.address import has_more_than_a_path, is_address, read_address
 from app.crashpoints import Order, read_orders
 from app.errors import BadSetting
+from app.wrong_values import what_is_right
 
 Pool = Literal["text", "image", "default", "sender"]
 POOLS: tuple[Pool, ...] = ("text", "image", "default", "sender")
@@ -33,24 +34,6 @@ _RECORD_FORMS = (
 )
 _BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
 LOOPBACK: Final = frozenset(("127.0.0.1", "localhost", "::1"))
-# What would be right, by the type of a pydantic error; the braces are filled from its context.
-_SENTENCES: Final = {
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-    "int_parsing": "must be a whole number",
-    "int_parsing_size": "must be a whole number, and not such a long one",
-    "int_from_float": "must be a whole number",
-    "int_type": "must be a whole number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_parsing": "must be 1 or 0",
-    "literal_error": "must be {expected}",
-    "string_pattern_mismatch": "must match {pattern}",
-    "value_error": "{error}",
-}
 
 
 def _platform(name: str) -> AliasChoices:
@@ -230,14 +213,14 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_a_broker(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value() and not _is_address(value.get_secret_value(), _BROKER_SCHEMES):
+        if value.get_secret_value() and not is_address(value.get_secret_value(), _BROKER_SCHEMES):
             raise ValueError("must be such as redis://host:6379/0 or amqp://user:password@host:5672/, also with TLS")
         return value
 
     @field_validator("dingtalk_openapi_endpoint", "dingtalk_oapi_endpoint")
     @classmethod
     def _is_an_endpoint(cls, value: str) -> str:
-        if not _is_address(value, ("http", "https")):
+        if not is_address(value, ("http", "https")):
             raise ValueError("must be http:// or https:// with a host, such as https://api.dingtalk.com")
         return value
 
@@ -270,7 +253,7 @@ class Settings(BaseSettings):
     @field_validator("openai_base_urls")
     @classmethod
     def _are_base_urls(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        good = all(_is_address(url, ("http", "https")) and not _has_more_than_a_path(url) for url in value)
+        good = all(is_address(url, ("http", "https")) and not has_more_than_a_path(url) for url in value)
         if not good or len({url.rstrip("/") for url in value}) < len(value):
             raise ValueError("must be such as http://host:8000/v1, each once, with commas between")
         if info.data.get("engine") == "openai" and not value:
@@ -343,7 +326,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         lines = [
-            f"{_variable(str(error['loc'][0]))}: {_sentence(error['type'], error.get('ctx', {}))}"
+            f"{_variable(str(error['loc'][0]))}: {what_is_right(error['type'], error.get('ctx', {}))}"
             for error in exc.errors()
         ]
         raise BadSetting("\n".join(lines)) from exc
@@ -370,12 +353,6 @@ def _variable(field: str) -> str:
     return field.upper() if field.upper().startswith("DINGTALK_") else f"SWITCHYARD_{field.upper()}"
 
 
-def _sentence(kind: str, context: dict[str, Any]) -> str:
-    """What would be right, in our own words; never the value, which may be a secret."""
-    shown = {name: int(of) if isinstance(of, float) and of.is_integer() else of for name, of in context.items()}
-    return _SENTENCES.get(kind, "is not right: see the settings table of the README").format(**shown)
-
-
 def _named_numbers(text: str, names: Collection[str], how: str) -> dict[str, int]:
     """Read `name=number,name=number`. Raises ValueError with `how` it is written, or with the name that comes twice."""
     numbers: dict[str, int] = {}
@@ -387,22 +364,6 @@ def _named_numbers(text: str, names: Collection[str], how: str) -> dict[str, int
             raise ValueError(f"names {name} twice; {how}")
         numbers[name] = int(number)
     return numbers
-
-
-def _is_address(text: str, schemes: Collection[str]) -> bool:
-    """Whether it has one of the schemes, a host (a path for unix) and, if any, a port from 1 to 65535."""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        return False
-    return url.scheme in schemes and bool(url.path if url.scheme == "unix" else url.hostname) and port != 0
-
-
-def _has_more_than_a_path(url: str) -> bool:
-    """A user, a query or a fragment: none of it belongs to a base URL, and the first would stand in logs."""
-    parts = urlsplit(url)
-    return bool(parts.username or parts.password or parts.query or parts.fragment)
 
 
 def settings_table() -> str:

@@ -1,17 +1,18 @@
 """What every engine that computes does, on every device: right tokens in any company, and failures that stay alone.
 
-The tests of this page are run by those that import them, with their own `loaded` and `make`: here on the CPU, in
-tests/gpu on what is there.
+The tests of this page are run by those that import them, with the `small` model of their own folder: here on the CPU,
+in tests/gpu on what is there.
 """
 
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from app.errors import EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask, first_piece
-from tests.workers.engine.making import Make, computed_by
+from tests.workers.engine.making import Make, computed_by, making
 from tests.workers.engine.reference import MOST_TIES, ties
 from workers.engine.interface import Handle
 from workers.engine.sequence import Sequence
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from workers.engine.loading import Loaded
 
 LENGTHS = [(5, 30), (70, 12), (1, 20), (300, 8), (33, 40), (32, 33), (640, 5), (64, 16)]  # of prompt and answer
+
+
+@pytest.fixture
+def loaded(small: "Loaded") -> "Loaded":
+    return small
+
+
+@pytest.fixture(params=["slots", "paged"])
+def make(request: pytest.FixtureRequest, loaded: "Loaded") -> Iterator[Make]:
+    with making(request.param, loaded) as make:
+        yield make
 
 
 def a_prompt(loaded: "Loaded", length: int, seed: int = 0) -> list[int]:
