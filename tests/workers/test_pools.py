@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 from celery import signals
+from kombu.asynchronous.hub import Hub
 
 from app import keys
 from app.context import recall
@@ -21,6 +22,7 @@ from tests.valkey import free_port, valkey
 from tests.workers.desk import House
 from tests.workers.engine.openai.model_server import MODEL, model_server
 from tests.workers.worker import BOOT_S, LEAVE_S, Worker, spoken_to
+from workers.consumer import TidyConsumer
 from workers.pool import HEED_S, grace_s
 
 MODELS = ROOT / ".switchyard" / "models"
@@ -142,6 +144,22 @@ def test_a_broker_that_dies_leaves_nothing_open(start: Callable[..., Worker], tm
             opened.append(worker.open_files)
 
     assert opened[-1] < opened[0] + AWAY // 2
+
+
+def test_a_broken_connection_leaves_nothing_in_the_loop(broker_url: str) -> None:
+    """Else the loop would call into each dead connection at each of its turns, for the rest of the process's life."""
+    consumer = TidyConsumer.__new__(TidyConsumer)  # of a worker that was never started: this needs its connection only
+    consumer.app, consumer.hub = create_celery("test", broker_url), Hub()
+    consumer.app.conf.worker_enable_prefetch_count_reduction = False
+    consumer.connection = consumer.app.connection_for_read()
+    connected = consumer.connection.connection
+    consumer.connection.transport.register_with_event_loop(connected, consumer.hub)
+    assert consumer.hub.on_tick
+
+    with pytest.warns(PendingDeprecationWarning):  # Celery's, of its next version
+        consumer.on_connection_error_after_connected(ConnectionError("gone"))
+
+    assert not consumer.hub.on_tick
 
 
 def test_a_hung_turn_costs_the_process_and_no_neighbour(
