@@ -15,15 +15,17 @@ from collections.abc import Callable
 
 import torch
 
-from app.errors import BadSetting, EngineStopped, RequestRejected, SwitchyardError
+from app.errors import BadSetting, EngineStopped, RequestRejected
 from workers.engine.batcher import Batcher, Output
-from workers.engine.checks import check_messages, check_plain, check_request, check_sampling
-from workers.engine.fitting import fit_messages
-from workers.engine.interface import Finish, Handle, Request
+from workers.engine.checks import check_plain, check_request
+from workers.engine.intake import Intake
+from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded, load_model
 from workers.engine.pages import Pages, plan_pages
+from workers.engine.prompts import Messages
+from workers.engine.readers import Readers
 from workers.engine.running import Running
-from workers.engine.sequence import Answer, Sequence
+from workers.engine.sequence import Sequence
 from workers.engine.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -64,15 +66,19 @@ class PagedEngine:
             cache_tokens=cache_tokens,
         )
         self.max_tokens = min(wanted, pages.longest)  # prompt and answer together
-        self._prompts, self._eos, self._vocabulary = loaded.prompts, loaded.eos, loaded.vocabulary
         self._batcher = Batcher(loaded, slots=slots, pages=pages, max_tokens=self.max_tokens, graphs=graphs)
         self._running = Running(pages)
         self._waiting: Waiting[Sequence] = Waiting()
         self._deaths_s: deque[float] = deque(maxlen=RESTARTS)
         self._clock = clock
-        self._state = threading.Lock()  # guards the next two; all above belongs to the dispatcher
-        self._arrived: list[Sequence] = []
-        self._stopped: str | None = None  # why, once it takes no more
+        self._readers = Readers(loaded.eos, remove=self._remove)
+        self._intake = Intake(
+            loaded,
+            max_tokens=self.max_tokens,
+            check=check_plain,
+            clock=clock,
+            new_handle=lambda: _Ringing(self._batcher.ring),
+        )
         self._begin(pages)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -106,44 +112,24 @@ class PagedEngine:
             EngineStopped: the engine died or was closed.
         """
         check_request(request)
-        return self.start(self._prompts.encode(request.messages), request).handle
+        return self.start(self._intake.encode(request.messages), request).handle
 
     def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
         """Start a request whose prompt is tokens already; its messages are not looked at. Raises as `submit`."""
-        check_sampling(request)
-        check_plain(request)
-        if not prompt or len(prompt) >= self.max_tokens:
-            raise RequestRejected(f"prompt: has {len(prompt)} tokens, must have 1 to {self.max_tokens - 1}")
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
-            raise RequestRejected("prompt: a token is not in the model's vocabulary")
-        sequence = Sequence(
-            request=request,
-            handle=handle or _Ringing(self._batcher.ring),
-            prompt=prompt,
-            max_new=min(request.max_new_tokens, self.max_tokens - len(prompt)),
-            ends_at_s=None if request.deadline_s is None else self._clock() + request.deadline_s,
-            answer=Answer(self._prompts.decode, request.stop),
-        )
-        with self._state:
-            if self._stopped is not None:
-                raise EngineStopped(self._stopped)
-            self._arrived.append(sequence)
+        sequence = self._intake.take(prompt, request, handle)
         self._batcher.ring()
         return sequence
 
-    def fit(self, messages: tuple[tuple[str, str], ...], max_new_tokens: int) -> tuple[tuple[str, str], ...]:
+    def fit(self, messages: Messages, max_new_tokens: int) -> Messages:
         """See `Engine.fit`; an answer reserves at most half of `max_tokens`. Raises RequestRejected."""
-        check_messages(messages)
-        return fit_messages(
-            messages, limit_tokens=self.max_tokens, max_new_tokens=max_new_tokens, measure=self._prompts.measure
-        )
+        return self._intake.fit(messages, max_new_tokens)
 
     def alive(self) -> bool:
-        return self._stopped is None and self._thread.is_alive()
+        return self._intake.stopped is None and self._thread.is_alive()
 
     def close(self) -> None:
         """End every request with EngineStopped. Returns when the step that is running has ended."""
-        self._stop("the engine was closed")
+        self._intake.stop("the engine was closed")
         self._batcher.ring()
         self._thread.join(STOP_S)
 
@@ -154,20 +140,17 @@ class PagedEngine:
             size = f"{pages.total} pages of {pages.page_tokens} tokens"
             raise BadSetting(f"SWITCHYARD_CACHE_TOKENS: the cache of {size} cannot be made: {exc}") from exc
 
-    def _stop(self, why: str) -> None:
-        """Take no more. The first reason counts."""
-        with self._state:
-            self._stopped = self._stopped or why
-
     def _run(self) -> None:
         """The dispatcher: rounds until it is told to stop, and wakes every waiter whatever happened."""
         try:
-            while self._stopped is None and threading.main_thread().is_alive():  # the library's thread is no daemon
+            while (
+                self._intake.stopped is None and threading.main_thread().is_alive()
+            ):  # the library's thread is no daemon
                 self._round()
         except Exception:
             log.exception("engine died")
         finally:
-            self._stop("the engine died")
+            self._intake.stop("the engine died")
             self._fail_all()
             self._batcher.close(STOP_S)
 
@@ -181,9 +164,7 @@ class PagedEngine:
             self._revive()
 
     def _take_arrivals(self) -> None:
-        with self._state:
-            arrived, self._arrived = self._arrived, []
-        for sequence in arrived:
+        for sequence in self._intake.arrivals():
             self._waiting.add(sequence, priority=sequence.request.priority, now_s=self._clock())
 
     def _end_early(self) -> None:
@@ -191,7 +172,7 @@ class PagedEngine:
         now_s = self._clock()
         for sequence in [*self._running, *self._waiting]:
             if reason := sequence.ended_by(now_s):
-                self._leave(sequence, reason)
+                self._readers.leave(sequence, reason)
 
     def _admit(self) -> None:
         """Hand over who is next as long as there is a slot and room for the whole answer. Nobody overtakes."""
@@ -217,44 +198,17 @@ class PagedEngine:
             return
         if output.failed:
             if not self._batcher.down():  # else all of them failed, and the round ends with the manager's restart
-                self._fail(sequence, EngineStopped("the engine could not run this request"))
+                self._readers.fail(sequence, EngineStopped("the engine could not run this request"))
             return
         at = len(sequence.new)
         for token, sound in zip(output.tokens[at:], output.sound[at:], strict=True):
             if not math.isfinite(sound):
-                self._fail(sequence, RequestRejected("the model's numbers overflowed on this prompt"))
+                self._readers.fail(sequence, RequestRejected("the model's numbers overflowed on this prompt"))
                 return
-            if not self._give(sequence, token):
+            if not self._readers.give(sequence, token):
                 return
         if output.ended:  # the library counts and knows the ends as we do; were it ever to differ, nobody waits for it
-            self._leave(sequence, "length")
-
-    def _give(self, sequence: Sequence, token: int) -> bool:
-        """Add one token; False: it was the last one."""
-        try:
-            reason = sequence.take(token, self._eos)
-        except Exception:
-            log.exception("reader failed")
-            self._fail(sequence, EngineStopped("the reader of this request failed"))
-            return False
-        if reason is not None:
-            self._leave(sequence, reason)
-        return reason is None
-
-    def _leave(self, sequence: Sequence, reason: Finish) -> None:
-        self._remove(sequence)
-        try:
-            sequence.finish(reason)
-        except Exception:
-            log.exception("reader failed")
-            self._fail(sequence, EngineStopped("the reader of this request failed"))
-
-    def _fail(self, sequence: Sequence, error: SwitchyardError) -> None:
-        self._remove(sequence)
-        try:
-            sequence.handle.fail(error)
-        except Exception:
-            log.exception("reader failed")
+            self._readers.leave(sequence, "length")
 
     def _remove(self, sequence: Sequence) -> None:
         """Out of the line, or out of the manager: it says nothing of a cancelled request, so the waiter is ours."""
@@ -267,7 +221,7 @@ class PagedEngine:
         """Tell those in flight, and begin anew; those in the line keep their places. Raises if it does not help."""
         log.error("engine restarts", extra={"in_flight": len(self._running), "in_line": len(self._waiting)})
         for sequence in list(self._running):
-            self._fail(sequence, EngineStopped("the engine died and begins anew"))
+            self._readers.fail(sequence, EngineStopped("the engine died and begins anew"))
         now_s = self._clock()
         if len(self._deaths_s) == RESTARTS and now_s - self._deaths_s[0] < RESTARTS_S:
             raise EngineStopped(f"the engine died again after {RESTARTS} restarts")
@@ -277,10 +231,8 @@ class PagedEngine:
         self._batcher.start()
 
     def _fail_all(self) -> None:
-        with self._state:
-            arrived, self._arrived = self._arrived, []
-        for sequence in [*self._running, *self._waiting, *arrived]:
-            self._fail(sequence, EngineStopped(self._stopped or ""))
+        for sequence in [*self._running, *self._waiting, *self._intake.arrivals()]:
+            self._readers.fail(sequence, EngineStopped(self._intake.stopped or ""))
 
 
 class _Ringing(Handle):

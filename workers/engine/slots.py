@@ -11,16 +11,18 @@ from collections.abc import Callable
 
 import torch
 
-from app.errors import EngineStopped, RequestRejected, SwitchyardError
-from workers.engine.checks import check_messages, check_request, check_sampling
-from workers.engine.fitting import fit_messages
-from workers.engine.interface import Finish, Handle, Request
+from app.errors import EngineStopped, RequestRejected
+from workers.engine.checks import check_request
+from workers.engine.intake import Intake
+from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded, load_model
 from workers.engine.processors import check_processors
+from workers.engine.prompts import Messages
+from workers.engine.readers import Readers
 from workers.engine.runner import Runner
 from workers.engine.sampling import pick
 from workers.engine.scheduler import Row, Scheduler
-from workers.engine.sequence import Answer, Sequence
+from workers.engine.sequence import Sequence
 from workers.engine.serving import serve
 
 log = logging.getLogger(__name__)
@@ -52,14 +54,12 @@ class SlotsEngine:
         cache_tokens = cache_tokens or slots * max_tokens
         self.slots = slots
         self.max_tokens = min(max_tokens, loaded.length or max_tokens, cache_tokens)  # prompt and answer together
-        self._prompts, self._eos, self._vocabulary = loaded.prompts, loaded.eos, loaded.vocabulary
         prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(loaded.model.device.type, 2048)
         runner = Runner(serve(loaded.model), cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
         self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
-        self._clock, self._threads = clock, threads
-        self._state = threading.Condition()  # guards the next two
-        self._arrived: list[Sequence] = []
-        self._stopped: str | None = None  # why, once it takes no more
+        self._clock, self._threads, self._eos = clock, threads, loaded.eos
+        self._intake = Intake(loaded, max_tokens=self.max_tokens, check=_check, clock=clock)
+        self._readers = Readers(loaded.eos, remove=self._scheduler.remove)
         self._thread = threading.Thread(target=self._run, args=(runner,), name="engine", daemon=True)
         self._thread.start()
 
@@ -94,51 +94,23 @@ class SlotsEngine:
             EngineStopped: the engine died or was closed.
         """
         check_request(request)
-        return self.start(self._prompts.encode(request.messages), request).handle
+        return self.start(self._intake.encode(request.messages), request).handle
 
     def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
         """Start a request whose prompt is tokens already; its messages are not looked at. Raises as `submit`."""
-        check_sampling(request)
-        check_processors(request.processors)
-        if not prompt or len(prompt) >= self.max_tokens:
-            raise RequestRejected(f"prompt: has {len(prompt)} tokens, there is room for 1 to {self.max_tokens - 1}")
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
-            raise RequestRejected("prompt: a token is not in the model's vocabulary")
-        sequence = Sequence(
-            request=request,
-            handle=handle or Handle(),
-            prompt=prompt,
-            max_new=min(request.max_new_tokens, self.max_tokens - len(prompt)),
-            ends_at_s=None if request.deadline_s is None else self._clock() + request.deadline_s,
-            answer=Answer(self._prompts.decode, request.stop),
-        )
-        with self._state:
-            if self._stopped is not None:
-                raise EngineStopped(self._stopped)
-            self._arrived.append(sequence)
-            self._state.notify()
-        return sequence
+        return self._intake.take(prompt, request, handle)
 
-    def fit(self, messages: tuple[tuple[str, str], ...], max_new_tokens: int) -> tuple[tuple[str, str], ...]:
+    def fit(self, messages: Messages, max_new_tokens: int) -> Messages:
         """See `Engine.fit`; an answer reserves at most half of `max_tokens`. Raises RequestRejected."""
-        check_messages(messages)
-        return fit_messages(
-            messages, limit_tokens=self.max_tokens, max_new_tokens=max_new_tokens, measure=self._prompts.measure
-        )
+        return self._intake.fit(messages, max_new_tokens)
 
     def alive(self) -> bool:
-        return self._stopped is None and self._thread.is_alive()
+        return self._intake.stopped is None and self._thread.is_alive()
 
     def close(self) -> None:
         """End every request with EngineStopped. Returns when the step that is running has ended."""
-        self._stop("the engine was closed")
+        self._intake.stop("the engine was closed")
         self._thread.join(CLOSE_S)
-
-    def _stop(self, why: str) -> None:
-        """Take no more. The first reason counts."""
-        with self._state:
-            self._stopped = self._stopped or why
-            self._state.notify()
 
     def _run(self, runner: Runner) -> None:
         """The engine's thread: steps until it is told to stop, and wakes every waiter whatever happened.
@@ -153,23 +125,20 @@ class SlotsEngine:
         except Exception:
             log.exception("engine died")
         finally:
-            self._stop("the engine died")
+            self._intake.stop("the engine died")
             self._fail_all()
 
     def _take_arrivals(self, runner: Runner) -> bool:
         """Move new requests to the scheduler; waits while there is nothing at all to do. False: stop."""
-        with self._state:
-            if not self._busy():
-                runner.rest()
-                self._state.wait_for(self._busy)
-            arrived, self._arrived = self._arrived, []
+        arrived = self._intake.arrivals()
+        if not arrived and not self._scheduler:
+            runner.rest()
+            self._intake.wait()
+            arrived = self._intake.arrivals()
         now_s = self._clock()
         for sequence in arrived:
             self._scheduler.add(sequence, now_s=now_s)
-        return self._stopped is None
-
-    def _busy(self) -> bool:
-        return bool(self._scheduler or self._arrived or self._stopped)
+        return self._intake.stopped is None
 
     def _step(self, runner: Runner) -> None:
         self._end_early()
@@ -182,44 +151,19 @@ class SlotsEngine:
     def _end_early(self) -> None:
         """Those that were cancelled or whose time is over leave with what they have."""
         for sequence, reason in self._scheduler.ended(self._clock()):
-            self._leave(sequence, reason)
+            self._readers.leave(sequence, reason)
 
     def _hand_out(self, rows: tuple[Row, ...], tokens: list[int | None]) -> None:
         for row, token in zip(rows, tokens, strict=True):
             if token is None:
-                self._fail(row.sequence, RequestRejected(UNPICKED))
+                self._readers.fail(row.sequence, RequestRejected(UNPICKED))
             else:
-                self._give(row.sequence, token)
-
-    def _give(self, sequence: Sequence, token: int) -> None:
-        """One token to one request. Whatever its reader does wrong ends this request alone."""
-        try:
-            reason = sequence.take(token, self._eos)
-        except Exception:
-            log.exception("reader failed")
-            self._fail(sequence, EngineStopped("the reader of this request failed"))
-            return
-        if reason is not None:
-            self._leave(sequence, reason)
-
-    def _leave(self, sequence: Sequence, reason: Finish) -> None:
-        self._scheduler.remove(sequence)
-        try:
-            sequence.finish(reason)
-        except Exception:
-            log.exception("reader failed")
-            self._fail(sequence, EngineStopped("the reader of this request failed"))
-
-    def _fail(self, sequence: Sequence, error: SwitchyardError) -> None:
-        self._scheduler.remove(sequence)
-        try:
-            sequence.handle.fail(error)
-        except Exception:
-            log.exception("reader failed")
+                self._readers.give(row.sequence, token)
 
     def _fail_all(self) -> None:
-        with self._state:
-            left = [*self._scheduler, *self._arrived]
-            self._arrived = []
-        for sequence in left:
-            self._fail(sequence, EngineStopped(self._stopped or ""))
+        for sequence in [*self._scheduler, *self._intake.arrivals()]:
+            self._readers.fail(sequence, EngineStopped(self._intake.stopped or ""))
+
+
+def _check(request: Request) -> None:
+    check_processors(request.processors)
