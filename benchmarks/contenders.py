@@ -23,9 +23,10 @@ Contender = Callable[["Loaded", Sequence[Task]], list[Noted]]
 
 
 def contenders(slots: int) -> dict[str, Contender]:
-    """All by name; ours first. `paged` goes here too: a contender like `transformers_batching`."""
+    """All by name; ours first."""
     return {
-        "slots": partial(our_slots, slots=slots),
+        "slots": partial(our_engine, make=partial(_our_slots, slots=slots)),
+        "paged": partial(our_engine, make=partial(_our_paged, slots=CB_REQUESTS)),
         "transformers' batching": transformers_batching,
         "static 16": partial(in_batches, size=16),
         "static 8": partial(in_batches, size=8),
@@ -79,12 +80,9 @@ def _run_batch(model: Any, tasks: Sequence[Task], noted: Sequence[Noted], clock:
         one.first_s, one.end_s = firsts[0] - task.at_s, clock.now() - task.at_s
 
 
-def our_slots(loaded: "Loaded", tasks: Sequence[Task], *, slots: int) -> list[Noted]:
-    """The engine `slots`: a request joins when a slot is free and leaves when it is done."""
-    from workers.engine.slots import SlotsEngine
-
-    longest = max(len(task.prompt) + task.new for task in tasks)
-    engine = SlotsEngine(loaded, slots=slots, max_tokens=longest + 1, threads=1)
+def our_engine(loaded: "Loaded", tasks: Sequence[Task], *, make: Callable[["Loaded", int], Any]) -> list[Noted]:
+    """One of our engines: a request joins when a slot is free and leaves when it is done."""
+    engine = make(loaded, max(len(task.prompt) + task.new for task in tasks) + 1)
     clock = Clock()
     handles = [_Noting(task, clock) for task in tasks]
     running: list[Any] = []
@@ -106,6 +104,18 @@ def our_slots(loaded: "Loaded", tasks: Sequence[Task], *, slots: int) -> list[No
     finally:
         engine.close()
     return [handle.noted for handle in handles]
+
+
+def _our_slots(loaded: "Loaded", max_tokens: int, *, slots: int) -> Any:
+    from workers.engine.slots import SlotsEngine
+
+    return SlotsEngine(loaded, slots=slots, max_tokens=max_tokens, threads=1)
+
+
+def _our_paged(loaded: "Loaded", max_tokens: int, *, slots: int) -> Any:
+    from workers.engine.paged import PagedEngine
+
+    return PagedEngine(loaded, slots=slots, max_tokens=max_tokens)
 
 
 class _Noting(Handle):
