@@ -13,8 +13,6 @@ from tests.workers.engine.reference import MOST_TIES, ties
 from tests.workers.engine.test_paged import (  # noqa: F401  # the tests are run here
     MakePaged,
     test_a_follow_up_computes_what_is_new_and_answers_the_same,
-    test_a_request_submitted_to_a_dying_engine_always_hears_of_its_end,
-    test_an_engine_that_restarts_do_not_help_gives_up_and_tells_everybody,
     test_each_of_many_threads_reads_its_own_answer_as_it_is_written,
     test_two_hundred_cancels_at_random_moments_leave_nothing_behind,
     test_when_the_library_dies_those_in_flight_are_told_and_the_weights_are_kept,

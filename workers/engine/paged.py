@@ -10,7 +10,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -24,6 +23,7 @@ from workers.engine.loading import Loaded, load_model
 from workers.engine.pages import Pages, plan_pages
 from workers.engine.prompts import Messages
 from workers.engine.readers import Readers
+from workers.engine.restarts import BEGINS_ANEW, Restarts
 from workers.engine.running import Running
 from workers.engine.sequence import Sequence
 from workers.engine.waiting import Waiting
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.2  # how often the dispatcher looks whether the manager lives, when nothing wakes it
 STOP_S = 30.0  # one step of a large model on a slow machine
-# A message is given up when the engine died under it three times, so one alone never uses these up.
-RESTARTS = 3
-RESTARTS_S = 60.0
 
 
 class PagedEngine:
@@ -69,7 +66,7 @@ class PagedEngine:
         self._batcher = Batcher(loaded, slots=slots, pages=pages, max_tokens=self.max_tokens, graphs=graphs)
         self._running = Running(pages)
         self._waiting: Waiting[Sequence] = Waiting()
-        self._deaths_s: deque[float] = deque(maxlen=RESTARTS)
+        self._restarts = Restarts(clock)
         self._clock = clock
         self._readers = Readers(loaded.eos, remove=self._remove)
         self._intake = Intake(
@@ -221,11 +218,8 @@ class PagedEngine:
         """Tell those in flight, and begin anew; those in the line keep their places. Raises if it does not help."""
         log.error("engine restarts", extra={"in_flight": len(self._running), "in_line": len(self._waiting)})
         for sequence in list(self._running):
-            self._readers.fail(sequence, EngineStopped("the engine died and begins anew"))
-        now_s = self._clock()
-        if len(self._deaths_s) == RESTARTS and now_s - self._deaths_s[0] < RESTARTS_S:
-            raise EngineStopped(f"the engine died again after {RESTARTS} restarts")
-        self._deaths_s.append(now_s)
+            self._readers.fail(sequence, EngineStopped(BEGINS_ANEW))
+        self._restarts.note()
         if not self._batcher.stop(STOP_S):
             raise EngineStopped("the library's thread does not end")
         self._batcher.start()

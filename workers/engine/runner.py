@@ -5,9 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.errors import BadSetting
 from workers.engine.cache import TokenCache
 from workers.engine.packing import Packing
-from workers.engine.scheduler import Plan
+from workers.engine.scheduler import Chunk, Plan
+from workers.engine.spans import Span
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class Runner:
@@ -15,9 +19,20 @@ class Runner:
 
     def __init__(self, model: Any, *, cache_tokens: int, step_tokens: int) -> None:
         """`step_tokens`: the most tokens of one step, prompts and rows together."""
-        self._model = model
+        self._model, self._device = model, model.device
         self._cache = TokenCache(layers=model.config.get_text_config().num_hidden_layers, tokens=cache_tokens)
         self._packing = Packing(step_tokens, model.device)
+
+    def try_out(self) -> None:
+        """Make the whole cache once, and compute one token. Raises BadSetting if there is no memory for it."""
+        try:
+            self.run(Plan(fresh=(), chunks=(Chunk(Span(0, 1), 0, [0]),), rows=()))
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            size = f"{self._cache.tokens} tokens"
+            raise BadSetting(f"SWITCHYARD_CACHE_TOKENS: the cache of {size} does not fit into memory") from exc
+        self.rest()
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor | None:
@@ -42,3 +57,15 @@ class Runner:
     def rest(self) -> None:
         """Nobody is running: give the cache's memory back."""
         self._cache.drop()
+
+    def spare(self) -> None:
+        """Memory was short: give the device what torch keeps for later."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a device's, or this machine's, word for having no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in OUT_OF_MEMORY)

@@ -1,8 +1,8 @@
 """Who runs, and what the next step computes. Policy only: no tensor, no thread, no clock.
 
-A request joins when a slot is free and the cache has a span for its prompt and its longest possible answer; nobody is
-moved or put back after that. Each step puts a budget of prompt tokens into the cache, of as many prompts as it takes,
-and one token of everybody whose prompt is in.
+A request joins when a slot is free and the cache has a span for its prompt and its longest possible answer. Each step
+puts a budget of prompt tokens into the cache, of as many prompts as it takes, and one token of everybody whose prompt
+is in. When the device has no memory for a step, the next ones do less (see `ease`).
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,9 @@ from workers.engine.interface import Finish
 from workers.engine.sequence import Sequence
 from workers.engine.spans import Span, Spans
 from workers.engine.waiting import Waiting
+
+SMALLEST_PREFILL = 16  # tokens
+WELL_STEPS = 64  # so many steps must have had enough memory before they do more again
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ class Scheduler:
     """Lets sequences join by priority, then arrival; prompts get at most `prefill_tokens` a step between two tokens."""
 
     def __init__(self, *, slots: int, prefill_tokens: int, cache_tokens: int) -> None:
-        self._slots = slots
-        self._prefill_tokens = prefill_tokens
+        self._slots = self._most_running = slots
+        self._prefill_tokens = self._prefill_now = prefill_tokens
+        self._well = 0  # steps that had memory enough, since one had not or since the limits were raised
         self._spans = Spans(cache_tokens)
         self._waiting: Waiting[Sequence] = Waiting()
         self._running: dict[Sequence, Span] = {}  # in the order of joining, which is the order of prefilling
@@ -70,7 +74,12 @@ class Scheduler:
         """Tokens of the cache that nobody has."""
         return self._spans.free
 
+    def in_flight(self) -> list[Sequence]:
+        """Those that have a slot, in the order of joining."""
+        return list(self._running)
+
     def add(self, sequence: Sequence, *, now_s: float) -> None:
+        sequence.arrived_s = now_s
         self._waiting.add(sequence, priority=sequence.request.priority, now_s=now_s)
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -94,18 +103,56 @@ class Scheduler:
             self._spans.give(span)
 
     def plan(self) -> Plan:
-        """The next step. Whoever is told to run it must run all of it: the counts are already advanced."""
+        """The next step. The counts are already advanced: whoever cannot run all of it must `ease` the load."""
+        self._recover()
         chunks = tuple(self._chunks())
         rows = sorted(self._rows(), key=lambda row: row.span.start)
         fresh, self._fresh = tuple(self._fresh), []
         return Plan(fresh, chunks, tuple(rows))
 
+    def ease(self, plan: Plan) -> bool:
+        """There was no memory to run this plan: the next one begins where it did and does less.
+
+        Fewer prompt tokens first, then one sequence less: the youngest goes back to the line and begins anew later,
+        with what it has written. Both limits are raised again bit by bit. False: it was one sequence alone.
+        """
+        self._take_back(plan)
+        self._well = 0
+        if plan.chunks and self._prefill_now > SMALLEST_PREFILL:
+            self._prefill_now = max(SMALLEST_PREFILL, self._prefill_now // 2)
+            return True
+        if len(self._running) == 1:
+            return False
+        self._put_back(next(reversed(self._running)))
+        self._most_running = len(self._running)
+        return True
+
+    def _take_back(self, plan: Plan) -> None:
+        owners = {span: sequence for sequence, span in self._running.items()}
+        for row in plan.rows:
+            row.sequence.cached = row.position
+        for chunk in plan.chunks:
+            owners[chunk.span].cached = chunk.start
+        self._fresh[:0] = plan.fresh
+
+    def _put_back(self, sequence: Sequence) -> None:
+        self.remove(sequence)
+        sequence.cached = 0
+        self._waiting.add(sequence, priority=sequence.request.priority, now_s=sequence.arrived_s)
+
+    def _recover(self) -> None:
+        self._well += 1
+        if self._well >= WELL_STEPS:
+            self._well = 0
+            self._prefill_now = min(self._prefill_tokens, 2 * self._prefill_now)
+            self._most_running = min(self._slots, self._most_running + 1)
+
     def _chunks(self) -> Iterator[Chunk]:
-        budget = self._prefill_tokens
+        budget = self._prefill_now
         for sequence in self._to_prefill():
             start, end = sequence.cached, sequence.cached + min(budget, sequence.to_prefill)
             if end > start:
-                yield Chunk(self._running[sequence], start, sequence.prompt[start:end])
+                yield Chunk(self._running[sequence], start, sequence.tokens(start, end))
             sequence.cached = end
             budget -= max(end - start, 1)  # a prompt of one token counts too: its row is work
             if budget <= 0:
@@ -125,7 +172,7 @@ class Scheduler:
 
     def _join(self) -> Sequence | None:
         """The next of the line, if there is a slot and a span for it. Nobody overtakes it: it would wait for ever."""
-        if len(self._running) == self._slots or not self._waiting:
+        if len(self._running) >= self._most_running or not self._waiting:
             return None
         sequence = self._waiting.peek()
         span = self._spans.take(sequence.most_tokens)

@@ -1,4 +1,4 @@
-"""One request inside the slots engine: its tokens, how many of them are in the cache, its text so far."""
+"""One request inside an engine that computes: its tokens, how many of them are in the cache, its text so far."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Sequence:
     answer: Answer
     new: list[int] = field(default_factory=list)  # with the token that ended it
     cached: int = 0
+    arrived_s: float = 0.0  # when it came to the scheduler
     dice: random.Random = field(init=False)  # its own, by its seed: neighbours change nothing
 
     def __post_init__(self) -> None:
@@ -33,13 +34,22 @@ class Sequence:
 
     @property
     def to_prefill(self) -> int:
-        """Prompt tokens still to put into the cache; the last one goes through decoding and brings the first answer."""
-        return max(0, len(self.prompt) - 1 - self.cached)
+        """Tokens still to put into the cache before the last one, which goes through decoding and brings the next.
+
+        Of its prompt; of its answer too when it gave its span back and begins anew.
+        """
+        return max(0, len(self.prompt) + len(self.new) - 1 - self.cached)
 
     @property
     def next_input(self) -> int:
         """The token that the next decoding step puts in, at position `cached`."""
         return self.new[-1] if self.new else self.prompt[-1]
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        """Those at these positions, of prompt and answer."""
+        if end <= len(self.prompt):
+            return self.prompt[start:end]
+        return (self.prompt + self.new)[start:end]
 
     def ended_by(self, now_s: float) -> Finish | None:
         """Why it must end without another token, if it must."""

@@ -19,9 +19,10 @@ from workers.engine.loading import Loaded, load_model
 from workers.engine.processors import check_processors
 from workers.engine.prompts import Messages
 from workers.engine.readers import Readers
-from workers.engine.runner import Runner
+from workers.engine.restarts import BEGINS_ANEW, Restarts
+from workers.engine.runner import Runner, is_out_of_memory
 from workers.engine.sampling import pick
-from workers.engine.scheduler import Row, Scheduler
+from workers.engine.scheduler import Plan, Row, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.serving import serve
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # of prompts, between two tokens of everybody else
 UNPICKED = "no token could be picked: the model's numbers overflowed on this prompt, or a logit processor failed"
+TOO_LARGE = "the device has no memory for this prompt and its answer"
 CLOSE_S = 30.0  # one step of a large model on a slow machine
 
 
@@ -49,17 +51,19 @@ class SlotsEngine:
         """`cache_tokens`: what all running requests together may hold; None: `max_tokens` for every slot.
 
         Raises:
-            BadSetting: the model is of a kind that this engine does not run.
+            BadSetting: the model is of a kind that this engine does not run, or the cache does not fit into memory.
         """
         cache_tokens = cache_tokens or slots * max_tokens
         self.slots = slots
         self.max_tokens = min(max_tokens, loaded.length or max_tokens, cache_tokens)  # prompt and answer together
         prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(loaded.model.device.type, 2048)
         runner = Runner(serve(loaded.model), cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
+        runner.try_out()
         self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
         self._clock, self._threads, self._eos = clock, threads, loaded.eos
         self._intake = Intake(loaded, max_tokens=self.max_tokens, check=_check, clock=clock)
         self._readers = Readers(loaded.eos, remove=self._scheduler.remove)
+        self._restarts = Restarts(clock)
         self._thread = threading.Thread(target=self._run, args=(runner,), name="engine", daemon=True)
         self._thread.start()
 
@@ -80,7 +84,7 @@ class SlotsEngine:
         Torch's threads wait for each other in every layer: when another process has one of their cores, all crawl.
 
         Raises:
-            BadSetting: the model cannot be loaded, or is of a kind that this engine does not run.
+            BadSetting: the model cannot be loaded or is of a kind that is not run, or the cache does not fit.
         """
         loaded = load_model(model, device=device, dtype=dtype)
         threads = threads or max(1, torch.get_num_threads() - 1)
@@ -121,7 +125,11 @@ class SlotsEngine:
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
             while self._take_arrivals(runner):
-                self._step(runner)
+                try:
+                    self._step(runner)
+                except Exception:
+                    log.exception("engine restarts", extra={"in_flight": self._scheduler.running})
+                    self._begin_anew(runner)
         except Exception:
             log.exception("engine died")
         finally:
@@ -142,11 +150,36 @@ class SlotsEngine:
 
     def _step(self, runner: Runner) -> None:
         self._end_early()
-        if self._scheduler:
-            plan = self._scheduler.plan()
+        if not self._scheduler:
+            return
+        plan = self._scheduler.plan()
+        try:
             logits = runner.run(plan)
-            if logits is not None:
-                self._hand_out(plan.rows, pick(logits, [row.sequence for row in plan.rows], self._eos))
+            tokens = [] if logits is None else pick(logits, [row.sequence for row in plan.rows], self._eos)
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            self._ease(runner, plan)
+        else:
+            self._hand_out(plan.rows, tokens)
+
+    def _ease(self, runner: Runner, plan: Plan) -> None:
+        """Do less at once, and say no to one that has no memory even by itself."""
+        log.warning("out of memory", extra={"in_flight": self._scheduler.running})
+        runner.spare()
+        if not self._scheduler.ease(plan):
+            (alone,) = self._scheduler.in_flight()
+            self._readers.fail(alone, RequestRejected(TOO_LARGE))
+
+    def _begin_anew(self, runner: Runner) -> None:
+        """Tell those in flight, and go on with an empty cache; those in the line keep their places.
+
+        Raises EngineStopped if that was tried too often, or what the device raises.
+        """
+        for sequence in self._scheduler.in_flight():
+            self._readers.fail(sequence, EngineStopped(BEGINS_ANEW))
+        self._restarts.note()
+        runner.rest()
 
     def _end_early(self) -> None:
         """Those that were cancelled or whose time is over leave with what they have."""

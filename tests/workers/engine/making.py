@@ -1,6 +1,7 @@
 """Engines that compute, by name, on a model that a test has: made for one test, closed when it ends."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,9 @@ Computing = SlotsEngine | PagedEngine
 class Make(Protocol):
     """Makes an engine of the kind under test."""
 
-    def __call__(self, *, slots: int = 3, max_tokens: int = 512) -> Computing: ...
+    def __call__(
+        self, *, slots: int = 3, max_tokens: int = 512, clock: Callable[[], float] = time.monotonic
+    ) -> Computing: ...
 
 
 @contextmanager
@@ -25,11 +28,11 @@ def making(kind: str, loaded: "Loaded") -> Iterator[Make]:
     """`slots` or `paged`; without CUDA graphs, which would run past the hooks that the tests break a model with."""
     with ExitStack() as stack:
 
-        def make(*, slots: int = 3, max_tokens: int = 512) -> Computing:
+        def make(*, slots: int = 3, max_tokens: int = 512, clock: Callable[[], float] = time.monotonic) -> Computing:
             engine: Computing = (
-                SlotsEngine(loaded, slots=slots, max_tokens=max_tokens)
+                SlotsEngine(loaded, slots=slots, max_tokens=max_tokens, clock=clock)
                 if kind == "slots"
-                else PagedEngine(loaded, slots=slots, max_tokens=max_tokens, graphs=False)
+                else PagedEngine(loaded, slots=slots, max_tokens=max_tokens, graphs=False, clock=clock)
             )
             return stack.enter_context(closing(engine))
 

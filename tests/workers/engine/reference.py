@@ -31,7 +31,7 @@ def generate(loaded: "Loaded", prompt: list[int], max_new_tokens: int) -> Refere
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64, device=where),
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=sorted(loaded.eos),
+        eos_token_id=sorted(loaded.eos) or None,
         pad_token_id=0,
         return_dict_in_generate=True,
         output_logits=True,

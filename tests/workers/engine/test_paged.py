@@ -14,10 +14,11 @@ import pytest
 
 from app.errors import BadSetting, EngineStopped, SwitchyardError
 from tests.workers.engine.asking import ask, first_piece, until
+from tests.workers.engine.breaking import Breaking, outcome
 from tests.workers.engine.computing import a_prompt
 from tests.workers.engine.reference import MOST_TIES, ties
 from workers.engine.interface import Handle, Result
-from workers.engine.paged import RESTARTS, PagedEngine
+from workers.engine.paged import PagedEngine
 
 if TYPE_CHECKING:
     from workers.engine.loading import Loaded
@@ -45,35 +46,6 @@ def make(small: "Loaded") -> Iterator[MakePaged]:
             return stack.enter_context(closing(PagedEngine(loaded, slots=slots, max_tokens=max_tokens, **more)))
 
         yield make_paged
-
-
-def outcome(handle: Handle) -> Result | SwitchyardError:
-    """How it ended; fails if it does not."""
-    try:
-        while handle.next_piece(60) is not None:
-            pass
-        return handle.result()
-    except SwitchyardError as exc:
-        return exc
-
-
-class Breaking:
-    """A model whose next forwards raise, as often as it is told."""
-
-    def __init__(self, loaded: "Loaded", error: BaseException, times: int) -> None:
-        self._error, self._left = error, times
-        self._hook = loaded.model.register_forward_pre_hook(self._fail)
-
-    def _fail(self, *_: Any) -> None:
-        if self._left > 0:
-            self._left -= 1
-            raise self._error
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
 
 
 def test_each_of_many_threads_reads_its_own_answer_as_it_is_written(small: "Loaded", make: MakePaged) -> None:
@@ -109,7 +81,7 @@ def test_when_the_library_dies_those_in_flight_are_told_and_the_weights_are_kept
     first_piece(running[1].handle)
     in_line = engine.start(prompts[2], ask("", max_new_tokens=8))
 
-    with Breaking(small, error, times=1):
+    with Breaking(small.model, error, times=1):
         ends = [outcome(sequence.handle) for sequence in running]
 
     assert [type(end) for end in ends] == [EngineStopped, EngineStopped]
@@ -117,61 +89,6 @@ def test_when_the_library_dies_those_in_flight_are_told_and_the_weights_are_kept
     assert ties(small, prompts[2], in_line.new, 8) <= MOST_TIES[small.model.dtype]
     assert engine.alive()
     assert [parameter.data_ptr() for parameter in small.model.parameters()] == weights
-
-
-def test_an_engine_that_restarts_do_not_help_gives_up_and_tells_everybody(small: "Loaded", make: MakePaged) -> None:
-    """Its process then leaves, and the supervisor starts another."""
-    engine = make(slots=1)
-
-    with Breaking(small, RuntimeError("the device is gone"), times=10**6):
-        handles = [engine.start(a_prompt(small, 5, n), ask("")).handle for n in range(RESTARTS + 4)]
-        ends = [outcome(handle) for handle in handles]
-
-        assert {type(end) for end in ends} == {EngineStopped}
-        until(lambda: not engine.alive())
-    with pytest.raises(EngineStopped):
-        engine.submit(ask("Hi"))
-
-
-def test_deaths_that_are_far_apart_are_mended_for_ever(small: "Loaded", make: MakePaged) -> None:
-    now = [0.0]
-    engine = make(slots=1, clock=lambda: now[0])
-
-    for _ in range(RESTARTS + 2):
-        with Breaking(small, RuntimeError("now and then"), times=1):
-            assert isinstance(outcome(engine.start([5, 6], ask("")).handle), EngineStopped)
-        assert isinstance(outcome(engine.start([5, 6], ask("")).handle), Result)
-        now[0] += 61.0
-
-    assert engine.alive()
-
-
-def test_a_request_submitted_to_a_dying_engine_always_hears_of_its_end(small: "Loaded", make: MakePaged) -> None:
-    """The library loses what is handed over between its last look into the queue and its end."""
-    engine = make(slots=4)
-    ends: list[Result | SwitchyardError] = []
-    refused = threading.Event()
-
-    def ask_on() -> None:
-        while not refused.is_set():
-            try:
-                handle = engine.start([5, 6, 7], ask("", max_new_tokens=3)).handle
-            except EngineStopped:
-                refused.set()
-                return
-            ends.append(outcome(handle))
-
-    threads = [threading.Thread(target=ask_on) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    until(lambda: any(isinstance(end, Result) for end in list(ends)))
-    with Breaking(small, RuntimeError("the device is gone"), times=10**6):
-        assert refused.wait(60), "it never gave up"
-        for thread in threads:
-            thread.join(60)
-
-    assert not any(thread.is_alive() for thread in threads)
-    assert {type(end) for end in ends} == {Result, EngineStopped}
 
 
 def test_what_the_library_swallows_while_it_dies_is_answered_or_told(small: "Loaded", make: MakePaged) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.workers.engine.asking import ask
 from workers.engine.interface import Handle
-from workers.engine.scheduler import Plan, Scheduler
+from workers.engine.scheduler import WELL_STEPS, Plan, Scheduler
 from workers.engine.sequence import Answer, Sequence
 from workers.engine.waiting import AGEING_S, Waiting
 
@@ -156,11 +156,40 @@ def test_one_that_waited_long_goes_before_a_favoured_newcomer() -> None:
     assert [waiting.pop(), waiting.pop()] == ["old", "favoured"]
 
 
+def test_a_step_that_had_no_memory_is_followed_by_smaller_ones_and_later_by_larger_ones() -> None:
+    scheduler, cache = a_scheduler(slots=3, prefill_tokens=64), [0] * CACHE
+    prompts = [a_sequence(*range(40 * n, 40 * n + 40), max_new=150) for n in range(3)]
+    for sequence in prompts:
+        scheduler.add(sequence, now_s=0)
+
+    eased = [scheduler.ease(scheduler.plan()) for _ in range(2)]
+    first = step(scheduler, cache)
+    while not any(len(plan.rows) == 3 for plan in [step(scheduler, cache)]):
+        pass
+    last_joined = scheduler.in_flight()[-1]
+    eased.append(scheduler.ease(scheduler.plan()))
+    two = [len(step(scheduler, cache).rows) for _ in range(WELL_STEPS - 1)]
+    three = [len(step(scheduler, cache).rows) for _ in range(4)]
+
+    assert eased == [True, True, True]
+    assert [len(chunk.tokens) for chunk in first.chunks] == [16]
+    assert set(two) == {2}
+    assert three[-1] == 3
+    assert scheduler.in_flight()[-1] is last_joined
+
+
+def test_a_sequence_that_is_alone_cannot_make_room() -> None:
+    scheduler = a_scheduler()
+    scheduler.add(a_sequence(1), now_s=0)
+
+    assert not scheduler.ease(scheduler.plan())
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     seed=st.integers(0, 2**32), slots=st.integers(1, 9), prefill=st.integers(1, 9), cache_tokens=st.integers(64, 2000)
 )
-def test_every_row_sees_its_own_tokens_whoever_joins_and_leaves(
+def test_every_row_sees_its_own_tokens_whoever_joins_leaves_and_makes_room(
     seed: int, slots: int, prefill: int, cache_tokens: int
 ) -> None:
     """The rule behind equal answers: a span holds exactly its sequence, and there are no spans of nobody."""
@@ -173,6 +202,10 @@ def test_every_row_sees_its_own_tokens_whoever_joins_and_leaves(
             prompt = [dice.randrange(900) for _ in range(dice.randrange(1, 20))]
             most = dice.choice([1, 20, 44])
             scheduler.add(a_sequence(*prompt, priority=dice.randrange(3), max_new=most), now_s=now)
+        if scheduler and dice.random() < 0.1:
+            refused = scheduler.plan()
+            if not scheduler.ease(refused):
+                assert scheduler.running == 1
         if scheduler:
             plan = step(scheduler, cache)
             assert plan.rows or plan.chunks
