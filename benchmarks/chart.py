@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from html import escape
 
+TITLE = "Tokens per CPU second, many people at once (more is better)"
 OURS = ("slots", "paged")
 LABELS = {
     "slots": "Switchyard, slots",
@@ -18,7 +19,7 @@ LABELS = {
     "collect": "generate(), collect 8 or 50 ms",
     "generate()": "generate(), one by one",
 }
-WIDTH, LEFT, RIGHT, TOP, ROW, BAR = 760, 240, 70, 56, 34, 20
+WIDTH, LEFT, RIGHT, TOP, ROW, BAR = 800, 280, 70, 56, 34, 20
 STYLE = (
     "text{font:14px system-ui,'Segoe UI',sans-serif;fill:#57606a}"
     ".title{font-size:16px;font-weight:600}"
@@ -35,7 +36,7 @@ def draw(figures: Mapping[str, float]) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title">',
         f"<style>{STYLE}</style>",
-        '<text id="title" class="title" x="0" y="22">Tokens per CPU second, many people at once (more is better)</text>',
+        f'<text id="title" class="title" x="0" y="22">{TITLE}</text>',
     ]
     for number, (rate, name) in enumerate(rates):
         y, width = TOP + ROW * number, rate * scale

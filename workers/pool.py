@@ -156,11 +156,13 @@ class PoolProcess:
         grace = grace_s(self.settings.drain_s)
         threading.Thread(target=self._hand_back_in_time, args=(grace,), daemon=True).start()
 
-    def _on_shutdown(self, **_: Any) -> None:
-        """Celery has ended by itself; its own status would be 0. What the last turns woke goes out first."""
+    def _on_shutdown(self, sender: Any, **_: Any) -> None:
+        """Celery has ended by itself. What the last turns woke goes out first.
+
+        An interpreter that takes itself apart may abort under a thread that still computes.
+        """
         self.waker.close()
-        if self._status:
-            os._exit(self._status)
+        os._exit(self._status or sender.exitcode or 0)
 
     def _on_orphaned(self) -> None:
         self.draining.set()
