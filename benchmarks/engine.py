@@ -1,7 +1,7 @@
 """Tokens per CPU second of the engine `slots` and of what could be used instead, on the demo model.
 
 `python -m benchmarks.engine` gives every contender the same requests: prompts of 30 to 200 tokens, answers of 16 to 128
-tokens, greedy, float32, one thread on one core; first all at once, then at random at 0.7 times the rate that
+tokens, greedy, in `--dtype`, one thread on one core; first all at once, then at random at 0.7 times the rate that
 transformers' continuous batching can do. Seconds are those of the CPU of this whole process, and for latencies also the
 idle time between requests; the wall's are beside them. Contenders take turns; the median of the rounds counts.
 `--quick` takes about three minutes; its requests do not fill the slots, so its ratios are lower.
@@ -115,14 +115,14 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return median([mine / other for mine, other in zip(ours, theirs, strict=True)])
 
 
-def load(folder: str) -> "Loaded":
-    """A model in float32 on one thread, whose answers end by their length alone."""
+def load(folder: str, dtype: str) -> "Loaded":
+    """A model on one thread of a CPU, whose answers end by their length alone."""
     import torch
 
     from workers.engine.loading import load_model
 
     torch.set_num_threads(1)
-    loaded = load_model(folder or str(prepare_demo_model(MODELS)), device="cpu", dtype="float32")
+    loaded = load_model(folder or str(prepare_demo_model(MODELS)), device="cpu", dtype=dtype)
     loaded.model.generation_config.eos_token_id = None
     loaded.model.config.eos_token_id = None
     return replace(loaded, eos=frozenset())
@@ -138,6 +138,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each contender")
     parser.add_argument("--only", default="", help="contenders by name, with commas between them; empty: all")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]} requests, one round")
+    parser.add_argument("--dtype", default="float32", help="the numbers that all compute in, such as bfloat16")
     parser.add_argument("--model", default="", help="a folder; empty: the demo model")
     return parser.parse_args(argv)
 
@@ -150,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     count, arriving, rounds = QUICK if arguments.quick else (arguments.requests, arguments.arriving, arguments.rounds)
     everyone = contenders(arguments.slots)
     chosen = {name: everyone[name] for name in arguments.only.split(",") if name} or everyone
-    loaded = load(arguments.model)
+    loaded = load(arguments.model, arguments.dtype)
     tasks = burst(count, loaded.vocabulary)
     found = measure(loaded, tasks, rounds, chosen)
     figures = throughput(found)
