@@ -179,7 +179,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     arguments = read_arguments(argv)
-    loaded = engines.load(arguments.model)
+    loaded = engines.load(arguments.model, "float32")
     loads: dict[str, Load] = {
         "idle": nullcontext,
         "the engine writes": lambda: writing(loaded, arguments.held),
