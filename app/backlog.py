@@ -52,7 +52,7 @@ class Backlog:
 
     def _age_s(self, life: str) -> float:
         """For how long the broker has been known under this life, to whichever process sweeps."""
-        if self._store.repeat(lambda: self._store.client.get(keys.BROKER)) != life.encode():
+        if self._store.at(keys.BROKER, lambda server: server.get(keys.BROKER)) != life.encode():
             self._store.run("tell", [keys.BROKER], [life, KEPT_MS])
-        left_ms = self._store.repeat(lambda: self._store.client.pttl(keys.BROKER))
+        left_ms = self._store.at(keys.BROKER, lambda server: server.pttl(keys.BROKER))
         return (KEPT_MS - int(left_ms)) / 1000

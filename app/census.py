@@ -30,7 +30,7 @@ class Front:
 def count_items(store: Store, box: Box) -> int:
     """How many items all mailboxes of a kind hold, those in work included. Raises StoreUnavailable."""
     names = [keys.waiting(box, shard) for shard in range(keys.SHARDS)]
-    counts = store.repeat(lambda: [store.client.get(name) for name in names])
+    counts: list[Any] = [store.at(name, lambda server, name=name: server.get(name)) for name in names]  # type: ignore[misc]
     return sum(int(count or 0) for count in counts)
 
 
@@ -50,8 +50,8 @@ def take_overdue(store: Store, box: Box, at_most: int) -> list[tuple[float, int,
 
 def count_dead_letters(store: Store) -> int:
     """How many dead letters are kept. Raises StoreUnavailable."""
-    counts = store.repeat(lambda: [store.client.zcard(keys.dead(shard)) for shard in range(keys.SHARDS)])
-    return sum(map(int, counts))
+    names = [keys.dead(shard) for shard in range(keys.SHARDS)]
+    return sum(store.at(name, lambda server, name=name: int(server.zcard(name))) for name in names)  # type: ignore[misc]
 
 
 def take_census(store: Store, box: Box) -> Census:
@@ -72,7 +72,8 @@ def _counted(items: int, fronts: list[Front]) -> Census:
 
 def _fronts(store: Store, box: Box, shard: int) -> list[Front]:
     """What stands in the due index is all that waits or is in work."""
-    due: Any = store.repeat(lambda: store.client.zrange(keys.due(box, shard), 0, LOOK_AT_MOST - 1))
+    name = keys.due(box, shard)
+    due: Any = store.at(name, lambda server: server.zrange(name, 0, LOOK_AT_MOST - 1))
     conversations = [name.decode() for name in due]
     if not conversations:
         return []

@@ -1,5 +1,7 @@
 """What was said before, per conversation: read here, written by the same commit as the reply."""
 
+from typing import Any
+
 import structlog
 
 from app import keys
@@ -20,7 +22,8 @@ def recall(store: Store, conversation: str) -> tuple[Said, ...]:
     Raises:
         StoreUnavailable: the record did not answer.
     """
-    stored = store.repeat(lambda: store.client.get(keys.context(conversation)))
+    name = keys.context(conversation)
+    stored: Any = store.at(name, lambda server: server.get(name))
     try:
         return decode_context(stored) if stored else ()
     except MalformedFrame:  # also a newer version's; the next answer replaces it

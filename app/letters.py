@@ -86,7 +86,8 @@ class Letters:
 
     def drop(self, kept: Kept) -> None:
         """Forget a letter. It is no error if it is gone already."""
-        self.store.repeat(lambda: self.store.client.zrem(keys.dead(kept.shard), kept.raw))
+        name = keys.dead(kept.shard)
+        self.store.at(name, lambda server: server.zrem(name, kept.raw))
 
     def put_back(self, kept: Kept, content: _Content, queue: str, *, limit: int = UNLIMITED, text: str = "") -> str:
         """Put a letter's content at the end of its mailbox under a new id, and take the letter out, in one step.
@@ -127,7 +128,8 @@ class Letters:
         return answer
 
     def _of_shard(self, shard: int) -> list[Kept]:
-        flat: Any = self.store.repeat(lambda: self.store.client.zrange(keys.dead(shard), 0, -1, withscores=True))
+        name = keys.dead(shard)
+        flat: Any = self.store.at(name, lambda server: server.zrange(name, 0, -1, withscores=True))
         return [_kept(raw, shard, score / 1000) for raw, score in flat]
 
 

@@ -308,7 +308,7 @@ class Mailbox:
     def card_open(self, conversation: str, message_id: str) -> bool:
         """Whether the record says that a message's card was opened."""
         name = keys.cards(keys.shard_of(conversation))
-        return bool(self._store.repeat(lambda: self._store.client.hexists(name, message_id)))
+        return bool(self._store.at(name, lambda server: server.hexists(name, message_id)))
 
     def _untake(self, conversation: str, request: str) -> None:
         """Give back what too few replicas had: nobody holds it, and its message must not be blamed for that."""

@@ -52,7 +52,9 @@ class MonthlyCalls:
             return True
         with self._lock:
             known, old = self._known, time.monotonic() - self._read_at > LOOK_AGAIN_S
-        if old:  # outside the lock: a record that is slow must not stop those who only count
+            if old:
+                self._read_at = time.monotonic()
+        if old:  # one at a time, and outside the lock: a record that is slow must not stop the others
             try:
                 known = self.used()
             except StoreUnavailable:
@@ -70,8 +72,9 @@ class MonthlyCalls:
             log.error("the platform's calls of this month are used up: no more cards until the next", month=month)
 
     def used(self) -> int:
-        """Calls of this month. Raises StoreUnavailable."""
-        return int(self._store.repeat(lambda: self._store.client.get(self._name())) or 0)
+        """Calls of this month. Not repeated; raises StoreUnavailable."""
+        name = self._name()
+        return int(self._store.at_once(name, lambda server: server.get(name)) or 0)
 
     def _name(self) -> str:
         return keys.calls(self._month())

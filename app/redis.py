@@ -80,7 +80,7 @@ class Store:
 
     @property
     def client(self) -> "redis.Redis":
-        """For plain commands, on a cluster too; call it inside `repeat`."""
+        """redis-py's own client of the whole record, for tools. On a cluster it needs every node: see `at` instead."""
         if not self._address.is_cluster:
             return self._nodes.client(None)
         with self._lock:
@@ -107,6 +107,21 @@ class Store:
             return read(self._send(place, [call])[0])
 
         return self.repeat(once)
+
+    def at(self, key: str, call: Callable[["redis.Redis"], _Answer]) -> _Answer:
+        """Plain commands to the one server that has a key, again and again until it answers; they may be repeated.
+
+        Raises:
+            StoreUnavailable: it did not answer by the deadline.
+        """
+        return self.repeat(lambda: self._at(key, call))
+
+    def at_once(self, key: str, call: Callable[["redis.Redis"], _Answer]) -> _Answer:
+        """As `at`, but not repeated: for who can do without an answer."""
+        try:
+            return self._at(key, call)
+        except (RedisError, RedisClusterException) as exc:
+            raise given_up(translated(exc)) from exc
 
     def run_once(self, name: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         """Run a script that counts, each time it runs.
@@ -168,7 +183,7 @@ class Store:
         """Whether one node of a cluster was taken for the whole record. Raises StoreUnavailable."""
         if self._address.is_cluster:
             return False
-        return bool(self.repeat(lambda: self.client.info("cluster")).get("cluster_enabled"))
+        return bool(self.repeat(lambda: self._nodes.client(None).info("cluster")).get("cluster_enabled"))
 
     def silent(self) -> list[str]:
         """The servers of the record that do not serve, as host:port; `record` for the only one."""
@@ -201,6 +216,16 @@ class Store:
 
     def _open(self, url: str) -> "redis.Redis":
         return redis.Redis.from_url(url, **self._options, retry=Retry(NoBackoff(), 0))
+
+    def _at(self, key: str, call: Callable[["redis.Redis"], _Answer]) -> _Answer:
+        place = self._place_of(key)
+        try:
+            answer = call(self._nodes.client(place))
+        except RedisError as exc:
+            self._nodes.note(place, exc)
+            raise
+        self._nodes.note(place, answer)
+        return answer
 
     def _place_of(self, key: str) -> Place | None:
         if self._nodes.looks(key):

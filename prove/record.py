@@ -68,7 +68,7 @@ class Record:
     def sweeper(self) -> int:
         """The pid of the process that sweeps; 0 if none does, or the record does not answer."""
         try:
-            value: Any = self._store.repeat(lambda: self._store.client.get(keys.SWEEPER))
+            value: Any = self._store.at(keys.SWEEPER, lambda server: server.get(keys.SWEEPER))
         except StoreUnavailable:
             return 0
         return _pid(value)
@@ -77,9 +77,9 @@ class Record:
         self._store.close()
 
     def _front(self, box: Box, conversation: str) -> Front:
-        client, names = self._store.client, (keys.state(box, conversation), keys.items(box, conversation))
-        packed: Any = self._store.repeat(lambda: client.lindex(names[1], 0))
-        state: Any = self._store.repeat(lambda: client.hmget(names[0], ["token", "until", "request", "settled"]))
+        name, items = keys.state(box, conversation), keys.items(box, conversation)
+        packed: Any = self._store.at(items, lambda server: server.lindex(items, 0))
+        state: Any = self._store.at(name, lambda server: server.hmget(name, ["token", "until", "request", "settled"]))
         head: dict[str, Any] = msgspec.msgpack.decode(packed) if packed else {}
         token, until_ms = int(state[0] or 0), int(state[1] or 0)
         settled = int((state[3] or b"0").rpartition(b" ")[2])

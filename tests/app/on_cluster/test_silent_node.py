@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from app import doctor, keys
 from app.acceptance import Limits, acceptance
+from app.context import recall
 from app.errors import BadSetting, StoreUnavailable
 from app.installation import check_record
 from app.mailbox import Lease, Mailbox
@@ -62,6 +63,18 @@ def asleep(cluster: Cluster, node: Node) -> Iterator[None]:
         yield
     finally:
         cluster.thaw(node)
+        for one in cluster.nodes:
+            cluster.until(lambda one=one: all_ok(cluster, one), "all serve again", LIMIT_S)  # type: ignore[misc]
+
+
+@contextmanager
+def killed(cluster: Cluster, node: Node) -> Iterator[None]:
+    """The node is gone; afterwards it is started again and all serve."""
+    cluster.kill(node)
+    try:
+        yield
+    finally:
+        cluster.start(node)
         for one in cluster.nodes:
             cluster.until(lambda one=one: all_ok(cluster, one), "all serve again", LIMIT_S)  # type: ignore[misc]
 
@@ -133,6 +146,22 @@ def inbox_lease(inbox: Mailbox, message: Message) -> object:
         return inbox.lease(message.conversation, "text")
     except StoreUnavailable:
         return None
+
+
+@pytest.mark.parametrize("fault", ["asleep", "killed"])
+def test_a_process_that_reads_for_the_first_time_reads_from_the_other_nodes(
+    cluster: Cluster, store: Store, node: Node, fault: str
+) -> None:
+    """Its first card, or its first context, may come when a node is away: it must not need that node for them."""
+    stuck, free = split(cluster, node)
+    with closing(Store(cluster.url, deadline_s=1.0, timeout_s=1.0)) as own:
+        inbox = Mailbox(own, "inbox", Limits())
+        with asleep(cluster, node) if fault == "asleep" else killed(cluster, node):
+            found = [(inbox.card_open(one.conversation, one.id), recall(own, one.conversation)) for one in free]
+            with pytest.raises(StoreUnavailable):
+                recall(own, stuck[0].conversation)
+
+    assert found == [(False, ())] * len(free)
 
 
 async def test_frames_of_other_nodes_are_stored(cluster: Cluster, store: Store, node: Node) -> None:
