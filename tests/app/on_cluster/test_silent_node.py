@@ -150,9 +150,10 @@ def inbox_lease(inbox: Mailbox, message: Message) -> object:
 
 @pytest.mark.parametrize("fault", ["asleep", "killed"])
 def test_a_process_that_reads_for_the_first_time_reads_from_the_other_nodes(
-    cluster: Cluster, store: Store, node: Node, fault: str
+    cluster: Cluster, store: Store, fault: str
 ) -> None:
-    """Its first card, or its first context, may come when a node is away: it must not need that node for them."""
+    """Its first card, or its first context, may come when the node is away that the address names first."""
+    node = cluster.nodes[0]
     stuck, free = split(cluster, node)
     with closing(Store(cluster.url, deadline_s=1.0, timeout_s=1.0)) as own:
         inbox = Mailbox(own, "inbox", Limits())
