@@ -78,6 +78,12 @@ class TokenCache(Cache):  # type: ignore[misc]  # transformers has no types
         for layer in self.layers:
             layer.wipe(fresh)
 
+    def copy(self, start: int, to: int, tokens: int) -> None:
+        """Keys and values of some tokens to another place, in all layers. The two do not overlap."""
+        for layer in self.layers:
+            layer.keys[to : to + tokens] = layer.keys[start : start + tokens]
+            layer.values[to : to + tokens] = layer.values[start : start + tokens]
+
     def drop(self) -> None:
         """Give the memory back. Only when no sequence is running."""
         for layer in self.layers:

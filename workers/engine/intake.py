@@ -87,10 +87,10 @@ class Intake:
             arrived, self._arrived = self._arrived, []
         return arrived
 
-    def wait(self) -> None:
-        """Wait until something came, or nothing comes any more."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until something came, or nothing comes any more; False: the time was over before."""
         with self._state:
-            self._state.wait_for(lambda: self._arrived or self._stopped is not None)
+            return bool(self._state.wait_for(lambda: self._arrived or self._stopped is not None, timeout_s))
 
     def stop(self, why: str) -> None:
         """Let nothing in any more. The first reason counts."""

@@ -41,6 +41,7 @@ class Readers:
 
     def fail(self, sequence: Sequence, error: SwitchyardError) -> None:
         """End it with an error."""
+        sequence.spoiled = True
         self._remove(sequence)
         try:
             sequence.handle.fail(error)

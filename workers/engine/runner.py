@@ -37,6 +37,8 @@ class Runner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor | None:
         """Do the plan in one forward. Returns float32 logits [rows, vocabulary]; None without rows."""
+        for copy in plan.copies:
+            self._cache.copy(copy.start, copy.to, copy.tokens)
         if plan.fresh:
             self._cache.wipe([(fresh.start, fresh.end) for fresh in plan.fresh])
         packed = self._packing.pack(plan)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workers.engine.interface import Finish
+from workers.engine.places import Copy, Places
 from workers.engine.sequence import Sequence
-from workers.engine.spans import Span, Spans
+from workers.engine.spans import Span
 from workers.engine.waiting import Waiting
 
 SMALLEST_PREFILL = 16  # tokens
@@ -38,7 +39,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: zero what is fresh, then all chunks and rows in one forward. Rows are in the order of their spans.
+    """One step: copy one after another, zero what is fresh, then all chunks and rows in one forward.
+
+    Rows are in the order of their spans.
 
     Everything before the first token of a sequence's chunks and rows is in the cache already: put there by earlier
     steps, or before it joined.
@@ -47,16 +50,21 @@ class Plan:
     fresh: tuple[Span, ...]
     chunks: tuple[Chunk, ...]
     rows: tuple[Row, ...]
+    copies: tuple[Copy, ...] = ()
 
 
 class Scheduler:
-    """Lets sequences join by priority, then arrival; prompts get at most `prefill_tokens` a step between two tokens."""
+    """Lets sequences join by priority, then arrival; prompts get at most `prefill_tokens` a step between two tokens.
+
+    `places` counts what is reused; `prefilled_tokens`: of prompts, put into the cache.
+    """
 
     def __init__(self, *, slots: int, prefill_tokens: int, cache_tokens: int) -> None:
         self._slots = self._most_running = slots
         self._prefill_tokens = self._prefill_now = prefill_tokens
         self._well = 0  # steps that had memory enough, since one had not or since the limits were raised
-        self._spans = Spans(cache_tokens)
+        self.places = Places(cache_tokens)
+        self.prefilled_tokens = 0
         self._waiting: Waiting[Sequence] = Waiting()
         self._running: dict[Sequence, Span] = {}  # in the order of joining, which is the order of prefilling
         self._fresh: list[Span] = []  # of those that joined since the last plan
@@ -71,8 +79,8 @@ class Scheduler:
 
     @property
     def free_tokens(self) -> int:
-        """Tokens of the cache that nobody has."""
-        return self._spans.free
+        """Tokens of the cache that nobody who runs has."""
+        return self.places.free
 
     def in_flight(self) -> list[Sequence]:
         """Those that have a slot, in the order of joining."""
@@ -95,20 +103,21 @@ class Scheduler:
         return [(sequence, reason) for sequence in self if (reason := sequence.ended_by(now_s))]
 
     def remove(self, sequence: Sequence) -> None:
-        """Free its slot and its span, or its place in the line."""
+        """Free its slot, or its place in the line. What it has in the cache is kept as long as there is room."""
         span = self._running.pop(sequence, None)
         if span is None:
             self._waiting.discard(sequence)
         else:
-            self._spans.give(span)
+            self.places.give(sequence, span)
 
     def plan(self) -> Plan:
         """The next step. The counts are already advanced: whoever cannot run all of it must `ease` the load."""
         self._recover()
+        self.places.begin_step(self._running)
         chunks = tuple(self._chunks())
         rows = sorted(self._rows(), key=lambda row: row.span.start)
         fresh, self._fresh = tuple(self._fresh), []
-        return Plan(fresh, chunks, tuple(rows))
+        return Plan(fresh, chunks, tuple(rows), self.places.copies())
 
     def ease(self, plan: Plan) -> bool:
         """There was no memory to run this plan: the next one begins where it did and does less.
@@ -133,11 +142,11 @@ class Scheduler:
             row.sequence.cached = row.position
         for chunk in plan.chunks:
             owners[chunk.span].cached = chunk.start
-        self._fresh[:0] = plan.fresh
+            self.prefilled_tokens -= len(chunk.tokens)
+        self._fresh[:0] = plan.fresh  # its copies are done, and what they were made of may be gone
 
     def _put_back(self, sequence: Sequence) -> None:
-        self.remove(sequence)
-        sequence.cached = 0
+        self.places.give_up(sequence, self._running.pop(sequence))
         self._waiting.add(sequence, priority=sequence.request.priority, now_s=sequence.arrived_s)
 
     def _recover(self) -> None:
@@ -154,6 +163,7 @@ class Scheduler:
             if end > start:
                 yield Chunk(self._running[sequence], start, sequence.tokens(start, end))
             sequence.cached = end
+            self.prefilled_tokens += end - start
             budget -= max(end - start, 1)  # a prompt of one token counts too: its row is work
             if budget <= 0:
                 return
@@ -175,7 +185,7 @@ class Scheduler:
         if len(self._running) >= self._most_running or not self._waiting:
             return None
         sequence = self._waiting.peek()
-        span = self._spans.take(sequence.most_tokens)
+        span = self.places.take(sequence)
         if span is None:
             return None
         self._waiting.pop()

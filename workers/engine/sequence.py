@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from workers.engine.interface import Finish, Handle, Request, Result
@@ -22,6 +23,8 @@ class Sequence:
     new: list[int] = field(default_factory=list)  # with the token that ended it
     cached: int = 0
     arrived_s: float = 0.0  # when it came to the scheduler
+    kind: Hashable = None  # what else its keys and values depend on
+    spoiled: bool = False  # something went wrong: what it has in the cache is for nobody else
     dice: random.Random = field(init=False)  # its own, by its seed: neighbours change nothing
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # of prompts, between two tokens of everybody else
 UNPICKED = "no token could be picked: the model's numbers overflowed on this prompt, or a logit processor failed"
 TOO_LARGE = "the device has no memory for this prompt and its answer"
+KEEP_S = 600.0
 CLOSE_S = 30.0  # one step of a large model on a slow machine
 
 
@@ -46,9 +47,12 @@ class SlotsEngine:
         cache_tokens: int | None = None,
         threads: int | None = None,
         prefill_tokens: int | None = None,
+        keep_s: float = KEEP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`cache_tokens`: what all running requests together may hold; None: `max_tokens` for every slot.
+
+        `keep_s`: when nobody asked for so long, what was kept for follow-ups is forgotten.
 
         Raises:
             BadSetting: the model is of a kind that this engine does not run, or the cache does not fit into memory.
@@ -61,6 +65,7 @@ class SlotsEngine:
         runner.try_out()
         self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
         self._clock, self._threads, self._eos = clock, threads, loaded.eos
+        self._keep_s = keep_s
         self._intake = Intake(loaded, max_tokens=self.max_tokens, check=_check, clock=clock)
         self._readers = Readers(loaded.eos, remove=self._scheduler.remove)
         self._restarts = Restarts(clock)
@@ -140,13 +145,20 @@ class SlotsEngine:
         """Move new requests to the scheduler; waits while there is nothing at all to do. False: stop."""
         arrived = self._intake.arrivals()
         if not arrived and not self._scheduler:
-            runner.rest()
-            self._intake.wait()
+            self._rest(runner)
             arrived = self._intake.arrivals()
         now_s = self._clock()
         for sequence in arrived:
             self._scheduler.add(sequence, now_s=now_s)
         return self._intake.stopped is None
+
+    def _rest(self, runner: Runner) -> None:
+        """Wait for somebody. What is kept for follow-ups stays for a while; then its memory is given back."""
+        places = self._scheduler.places
+        if not places.kept or not self._intake.wait(self._keep_s):
+            places.forget()
+            runner.rest()
+            self._intake.wait()
 
     def _step(self, runner: Runner) -> None:
         self._end_early()
@@ -179,6 +191,7 @@ class SlotsEngine:
         for sequence in self._scheduler.in_flight():
             self._readers.fail(sequence, EngineStopped(BEGINS_ANEW))
         self._restarts.note()
+        self._scheduler.places.forget()
         runner.rest()
 
     def _end_early(self) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MIXES, LONGEST = 200, 24
 TIES_SHARE = 0.01
 PROMPTS = 40
+MOST_PROMPT = 100  # tokens
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Mix:
 
     loaded: "Loaded"
     dice: random.Random
+    reused: int = 0  # tokens that were in the cache already
 
     def run(self, prompts: list[list[int]]) -> list[Sequence]:
         """All of it, step by step as the engine does, without its thread; returns every request with what it got."""
@@ -58,7 +60,7 @@ class Mix:
         while coming or scheduler:
             for _ in range(self.dice.choice([0, 0, 1, 3])):
                 if coming:
-                    begun.append(coming.pop())
+                    begun.append(self._follow_up(coming.pop(), begun))
                     scheduler.add(begun[-1], now_s=0.0)
             for sequence in [each for each in scheduler if self.dice.random() < 0.01]:
                 scheduler.remove(sequence)
@@ -70,7 +72,16 @@ class Mix:
                     assert token is not None
                     if row.sequence.take(token, self.loaded.eos):
                         scheduler.remove(row.sequence)
+        self.reused = scheduler.places.reused_tokens
         return begun
+
+    def _follow_up(self, coming: Sequence, begun: list[Sequence]) -> Sequence:
+        """Now and then: what was said before in its place, whole or in part, and a little more."""
+        if begun and self.dice.random() < 0.5:
+            before = self.dice.choice(begun)
+            said = before.prompt + before.new
+            coming.prompt = (said[: self.dice.randint(1, len(said))] + coming.prompt[:8])[:MOST_PROMPT]
+        return coming
 
     def _request(self, prompts: list[list[int]]) -> Sequence:
         return Sequence(
@@ -93,11 +104,15 @@ def test_two_hundred_mixes_of_arrivals_lengths_and_cancels_equal_one_by_one_gene
     prompts = random_prompts(loaded.vocabulary, random.Random(1), PROMPTS, 70)
     judge = Judge(loaded, LONGEST)
 
+    reused = 0
     for seed in range(MIXES):
-        for sequence in Mix(loaded, random.Random(seed)).run(prompts):
+        mix = Mix(loaded, random.Random(seed))
+        for sequence in mix.run(prompts):
             judge.check(sequence.prompt, sequence.new)
+        reused += mix.reused
 
     assert judge.tokens > 5000
+    assert reused > 5000
     assert judge.ties <= TIES_SHARE * judge.tokens
 
 
@@ -166,6 +181,7 @@ def test_twenty_mixes_on_the_demo_model_equal_one_by_one_generation(loaded: "Loa
     judge = Judge(loaded, 8)
     engine = make_slots(slots=4, prefill_tokens=24)
     dice = random.Random(5)
+    places = engine._scheduler.places
 
     for _ in range(20):
         running = [
@@ -179,6 +195,7 @@ def test_twenty_mixes_on_the_demo_model_equal_one_by_one_generation(loaded: "Loa
             judge.check(sequence.prompt, sequence.new)
 
     assert judge.tokens > 200
+    assert places.reused_tokens > 1000
     assert judge.ties <= max(1, TIES_SHARE * judge.tokens)
 
 

@@ -34,6 +34,8 @@ def a_scheduler(*, slots: int = 2, prefill_tokens: int = 8, cache_tokens: int = 
 
 def run(plan: Plan, cache: list[int]) -> None:
     """Do to a list what the runner does to tensors; then check that every row sees exactly its own tokens."""
+    for copy in plan.copies:
+        cache[copy.to : copy.to + copy.tokens] = cache[copy.start : copy.start + copy.tokens]
     for fresh in plan.fresh:
         cache[fresh.start : fresh.end] = [0] * fresh.tokens
     for chunk in plan.chunks:
@@ -90,19 +92,6 @@ def test_a_long_prompt_is_prefilled_between_the_tokens_of_others() -> None:
     assert [sum(len(chunk.tokens) for chunk in plan.chunks) for plan in plans] == [3, 4, 4, 0]
     assert all(plan.rows[0].sequence is short for plan in plans)
     assert long.new
-
-
-def test_what_is_in_the_cache_already_is_not_prefilled_again() -> None:
-    """A sequence may join with tokens that an earlier one left in its span: its first chunk begins behind them."""
-    scheduler = a_scheduler()
-    scheduler.add(one := a_sequence(1, 2, 3, 4), now_s=0)
-    one.cached = 2
-
-    plan = scheduler.plan()
-
-    assert [(chunk.start, chunk.tokens) for chunk in plan.chunks] == [(2, [3])]
-    assert [(row.token, row.position) for row in plan.rows] == [(4, 3)]
-    assert [fresh.start - plan.rows[0].span.start for fresh in plan.fresh] == [2]
 
 
 def test_a_request_waits_until_the_cache_has_room_for_its_longest_answer() -> None:
@@ -196,11 +185,13 @@ def test_every_row_sees_its_own_tokens_whoever_joins_leaves_and_makes_room(
     dice = random.Random(seed)
     scheduler = a_scheduler(slots=slots, prefill_tokens=prefill, cache_tokens=cache_tokens)
     cache = [0] * cache_tokens
+    came: list[list[int]] = []  # whose beginnings others bring again
 
     for now in range(40):
         for _ in range(dice.choice([0, 0, 1, 3])):
-            prompt = [dice.randrange(900) for _ in range(dice.randrange(1, 20))]
-            most = dice.choice([1, 20, 44])
+            told = dice.choice(came)[: dice.randrange(43)] if came and dice.random() < 0.5 else []
+            prompt = told + [dice.randrange(900) for _ in range(dice.randrange(1, 20))]
+            most = min(dice.choice([1, 20, 44]), cache_tokens - len(prompt))
             scheduler.add(a_sequence(*prompt, priority=dice.randrange(3), max_new=most), now_s=now)
         if scheduler and dice.random() < 0.1:
             refused = scheduler.plan()
@@ -213,11 +204,15 @@ def test_every_row_sees_its_own_tokens_whoever_joins_leaves_and_makes_room(
             assert sum(len(chunk.tokens) for chunk in plan.chunks) <= prefill
         for sequence in list(scheduler):
             if len(sequence.new) >= sequence.max_new or dice.random() < 0.2:
+                sequence.spoiled = dice.random() < 0.2
                 scheduler.remove(sequence)
+                came.append(sequence.prompt + sequence.new)
 
     for sequence in list(scheduler):
         scheduler.remove(sequence)
     assert scheduler.free_tokens == cache_tokens
+    scheduler.places.forget()
+    assert (scheduler.free_tokens, scheduler.places.kept) == (cache_tokens, 0)
 
 
 @pytest.mark.parametrize("module", ["scheduler", "echo", "build", "demo_model", "openai.engine"])

@@ -23,6 +23,7 @@ SIZES: dict[str, Any] = {
 
 def tiny(model_class: Any, config_class: Any, **more: Any) -> Any:
     """A random model of a family, the same each time; one key head for two query heads."""
+    torch.set_num_threads(1)  # two that wait for each other crawl when something else has a core
     torch.manual_seed(3)
     model = model_class(config_class(**{**SIZES, **more})).eval()
     model.generation_config.eos_token_id = model.config.eos_token_id = None

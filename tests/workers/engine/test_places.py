@@ -1,0 +1,168 @@
+"""What is in the cache already is not computed again, and takes nobody's room."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.workers.engine.test_scheduler import a_scheduler, a_sequence, step
+from workers.engine.places import WORTH, common_prefix
+from workers.engine.scheduler import Plan, Scheduler
+from workers.engine.sequence import Sequence
+
+CACHE = 1024
+HISTORY = list(range(100, 140))
+
+
+class House:
+    """A scheduler, and a list of tokens that stands for the cache: `step` checks what every row sees."""
+
+    def __init__(self, *, cache_tokens: int = CACHE, slots: int = 4) -> None:
+        self.scheduler: Scheduler = a_scheduler(slots=slots, prefill_tokens=256, cache_tokens=cache_tokens)
+        self._cache = [0] * cache_tokens
+
+    def add(self, *prompt: int, max_new: int = 4, kind: str | None = None) -> Sequence:
+        sequence = a_sequence(*prompt, max_new=max_new)
+        sequence.kind = kind
+        self.scheduler.add(sequence, now_s=0)
+        return sequence
+
+    def step(self) -> Plan:
+        return step(self.scheduler, self._cache)
+
+    def answers(self, *prompt: int, max_new: int = 4, kind: str | None = None) -> Sequence:
+        """One request from its beginning to its end, alone."""
+        sequence = self.add(*prompt, max_new=max_new, kind=kind)
+        while len(sequence.new) < max_new:
+            self.step()
+        self.scheduler.remove(sequence)
+        return sequence
+
+    def computes(self, *prompt: int, max_new: int = 4, kind: str | None = None) -> int:
+        """How many tokens of a prompt go into the cache, the last one apart."""
+        before = self.scheduler.prefilled_tokens
+        self.answers(*prompt, max_new=max_new, kind=kind)
+        return self.scheduler.prefilled_tokens - before
+
+
+def test_a_follow_up_computes_what_is_new_in_the_place_of_what_was_said() -> None:
+    house = House()
+    first = house.answers(*HISTORY)
+    said = first.prompt + first.new  # the last token of an answer is never put in
+
+    computed = house.computes(*said, 1, 2, 3)
+
+    assert computed == 3  # that one, and the new ones but the last
+    assert house.scheduler.places.kept == 1
+    assert house.scheduler.places.reused_tokens == len(said) - 1
+
+
+def test_a_follow_up_that_needs_more_room_moves_there_and_leaves_the_old_place() -> None:
+    house = House()
+    first = house.answers(*HISTORY)
+
+    computed = house.computes(*first.prompt, *first.new, *range(1, 101), max_new=60)
+
+    assert computed == 100
+    assert house.scheduler.places.kept == 1
+
+
+def test_a_beginning_that_many_share_is_copied_and_stays() -> None:
+    house = House()
+    house.answers(*HISTORY, *range(1, 61))
+
+    computed = [house.computes(*HISTORY, *range(1000 * n, 1000 * n + 20)) for n in range(1, 6)]
+
+    assert computed == [19] * 5
+    assert house.scheduler.places.kept == 6
+
+
+def test_what_somebody_computes_who_still_runs_serves_others_from_the_next_step_on() -> None:
+    house = House()
+    house.add(*HISTORY, 1, max_new=30)
+    together = house.add(*HISTORY, 2, max_new=30)
+    house.step()
+    later = house.add(*HISTORY, 3, max_new=30)
+    house.step()
+
+    assert house.scheduler.prefilled_tokens == 2 * len(HISTORY)
+    assert house.scheduler.places.reused_tokens == len(HISTORY)
+    assert together.cached == later.cached + 1
+
+
+def test_other_keys_and_values_are_not_reused() -> None:
+    house = House()
+    house.answers(*HISTORY, kind="french")
+
+    assert house.computes(*HISTORY, 1, kind="german") == len(HISTORY)
+    assert house.computes(*HISTORY, 1) == len(HISTORY)
+    assert house.computes(*HISTORY, 1, kind="french") == 0
+
+
+def test_what_went_wrong_is_not_kept() -> None:
+    house = House()
+    wrong = house.add(*HISTORY)
+    house.step()
+    wrong.spoiled = True
+    house.scheduler.remove(wrong)
+
+    assert house.scheduler.places.kept == 0
+    assert house.computes(*HISTORY, 1) == len(HISTORY)
+
+
+def test_the_whole_prompt_is_never_reused() -> None:
+    """Its last token brings the first one of the answer."""
+    house = House()
+    house.answers(*HISTORY)
+
+    again = house.answers(*HISTORY)
+
+    assert len(again.new) == 4
+    assert house.scheduler.places.reused_tokens == len(HISTORY) - 1
+
+
+def test_a_few_tokens_are_not_worth_a_copy() -> None:
+    house = House()
+    house.answers(*HISTORY)
+
+    assert house.computes(*HISTORY[: WORTH - 1], *range(50)) == WORTH - 1 + 49
+
+
+def test_what_is_kept_makes_room_for_whoever_comes_the_oldest_first() -> None:
+    house = House(cache_tokens=256, slots=2)
+    for n in range(4):
+        house.answers(*range(1000 * n, 1000 * n + 40))
+    assert house.scheduler.places.kept == 4  # the cache is full
+
+    house.answers(*range(5000, 5040))
+    newest = house.computes(*range(3000, 3040), 1)
+    oldest = house.computes(*range(0, 40), 1)
+
+    assert (newest, oldest) == (0, 40)
+    assert house.scheduler.places.evictions == 2
+
+
+def test_nothing_is_thrown_out_for_somebody_who_has_no_room_all_the_same() -> None:
+    house = House(cache_tokens=256, slots=4)
+    house.answers(*range(40))
+    house.add(*range(1000, 1060), max_new=60)  # 128 tokens
+    house.step()
+    waiting = house.add(*range(2000, 2090), max_new=60)
+    house.step()
+
+    assert not waiting.handle.begun
+    assert (house.scheduler.places.kept, house.scheduler.places.evictions) == (1, 0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 63])
+def test_equal_lists_are_their_own_beginning(length: int) -> None:
+    assert common_prefix(list(range(length)), list(range(length))) == length
+
+
+@given(
+    same=st.lists(st.integers(0, 3), max_size=70), one=st.lists(st.integers(0, 3)), other=st.lists(st.integers(0, 3))
+)
+def test_the_common_beginning_is_counted_right(same: list[int], one: list[int], other: list[int]) -> None:
+    one, other = same + one, same + other
+    expected = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+    assert common_prefix(one, other) == expected

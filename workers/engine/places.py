@@ -1,0 +1,147 @@
+"""Where in the cache each sequence is, and what stays there of those that have ended. Numbers only: no tensor.
+
+A follow-up brings the whole conversation again, and everybody brings the system prompt: what is in the cache need not
+be computed twice. Nothing of somebody's text shows in somebody else's answer, since a part is used only where the
+tokens are equal. How soon a first token comes can tell that such a beginning was computed before; what is kept dies
+with the process.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+from workers.engine.sequence import Sequence
+from workers.engine.spans import Span, Spans
+
+WORTH = 16  # tokens: to copy fewer, or to keep them, saves nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy so many tokens of the cache from one place to another."""
+
+    start: int
+    to: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Tokens that are in the cache from the start of a span. `kind`: what else their keys and values depend on."""
+
+    span: Span
+    tokens: list[int]
+    kind: Hashable
+
+
+class Places:
+    """Spans for sequences, with what can be reused at their beginning.
+
+    `reused_tokens`: found in the cache; `evictions`: of kept spans, for want of room.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.reused_tokens = self.evictions = 0
+        self._spans = Spans(tokens)
+        self._kept: OrderedDict[Span, Found] = OrderedDict()  # the least recently used first
+        self._running: list[tuple[Sequence, Span, int]] = []
+        self._copies: list[Copy] = []
+
+    @property
+    def free(self) -> int:
+        """Tokens of the cache that nobody who runs has."""
+        return self._spans.free + sum(span.tokens for span in self._kept)
+
+    @property
+    def kept(self) -> int:
+        """How many sequences that have ended are still there."""
+        return len(self._kept)
+
+    def begin_step(self, running: Mapping[Sequence, Span]) -> None:
+        """A step is planned: what is there now, of those that run, may be copied for those who join in it."""
+        self._running = [(one, span, one.cached) for one, span in running.items()]
+
+    def copies(self) -> tuple[Copy, ...]:
+        """Those that the sequences since the last call need, to be made one after another before anything else."""
+        copies, self._copies = tuple(self._copies), []
+        return copies
+
+    def take(self, sequence: Sequence) -> Span | None:
+        """A span for a sequence, whose `cached` is then what is in it already; None if there is no room now.
+
+        A span that was kept is taken over if all of it is the sequence's beginning, or nearly, and the rest has room.
+        """
+        source, common = self._like(sequence)
+        is_kept = source is not None and source.span in self._kept
+        follows = is_kept and source is not None and len(source.tokens) - common < WORTH
+        if source is not None and follows and source.span.tokens >= sequence.most_tokens:
+            del self._kept[source.span]
+            return self._begin(sequence, source.span, common)
+        if source is not None and is_kept:
+            self._kept.move_to_end(source.span)  # it goes after all others
+        span = self._make_room(sequence.most_tokens)
+        if span is None:
+            return None
+        if source is None or (is_kept and source.span not in self._kept):
+            return self._begin(sequence, span, 0)
+        self._copies.append(Copy(source.span.start, span.start, common))
+        if follows:  # the copy is made before anybody else writes there
+            self._let_go(source.span)
+        return self._begin(sequence, span, common)
+
+    def give(self, sequence: Sequence, span: Span) -> None:
+        """A sequence ends. What it has in the cache is kept as long as there is room."""
+        if sequence.spoiled or sequence.cached < WORTH:
+            self._spans.give(span)
+        else:
+            self._kept[span] = Found(span, sequence.tokens(0, sequence.cached), sequence.kind)
+
+    def give_up(self, sequence: Sequence, span: Span) -> None:
+        """A sequence leaves its place and begins anew elsewhere."""
+        self._spans.give(span)
+        sequence.cached = 0
+
+    def forget(self) -> None:
+        """Keep nothing of those that have ended."""
+        while self._kept:
+            self._let_go(next(iter(self._kept)))
+
+    def _begin(self, sequence: Sequence, span: Span, common: int) -> Span:
+        sequence.cached = common
+        self.reused_tokens += common
+        return span
+
+    def _like(self, sequence: Sequence) -> tuple[Found | None, int]:
+        """Where the longest beginning of a sequence is, and how many tokens; (None, 0) if none is worth it."""
+        wanted = sequence.tokens(0, len(sequence.prompt) + len(sequence.new) - 1)  # the last one is always computed
+        best, longest = None, WORTH - 1
+        running = [Found(span, one.tokens(0, count), one.kind) for one, span, count in self._running]
+        for found in (*self._kept.values(), *running):
+            if found.kind == sequence.kind and len(found.tokens) > longest:
+                common = common_prefix(wanted, found.tokens)
+                if common > longest:
+                    best, longest = found, common
+        return best, longest if best is not None else 0
+
+    def _make_room(self, tokens: int) -> Span | None:
+        """A span, if need be in place of what is kept, unless those who run leave no room for it."""
+        while (span := self._spans.take(tokens)) is None and self._kept and self.free >= tokens:
+            self._let_go(next(iter(self._kept)))
+            self.evictions += 1
+        return span
+
+    def _let_go(self, span: Span) -> None:
+        del self._kept[span]
+        self._spans.give(span)
+
+
+def common_prefix(one: list[int], other: list[int]) -> int:
+    """How many tokens two lists begin with alike, by few comparisons of whole slices."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
