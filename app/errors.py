@@ -17,6 +17,7 @@ SwitchyardError
 │   ├── ReplyGivenUp          the outcome stayed unknown, and each repeat may be seen
 │   ├── BadSetting            a setting is wrong; the text says which and what would be right
 │   ├── RequestRejected       the engine can never run this request
+│   ├── BadAdapter            an adapter's folder cannot be run with this model
 │   ├── BadPicture            an attachment is not what it says, or larger than we unpack
 │   ├── SkillBroken           a skill raised, or returned what is no result
 │   ├── NoSuchLetter          no dead letter has this name, or several have
@@ -110,6 +111,10 @@ class BadSetting(Permanent):
 
 class RequestRejected(Permanent):
     """The engine can never run this request: too long, empty, or with values out of range."""
+
+
+class BadAdapter(Permanent):
+    """An adapter cannot be run with this model, or there is none. The text says what stands in the way."""
 
 
 class BadPicture(Permanent):

@@ -7,11 +7,15 @@ and one token of everybody whose prompt is in.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workers.engine.interface import Finish
 from workers.engine.sequence import Sequence
 from workers.engine.spans import Span, Spans
 from workers.engine.waiting import Waiting
+
+if TYPE_CHECKING:
+    from workers.engine.adapted import Adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class Chunk:
     span: Span
     start: int
     tokens: list[int]
+    adapter: "Adapter | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class Scheduler:
         for sequence in self._to_prefill():
             start, end = sequence.cached, sequence.cached + min(budget, sequence.to_prefill)
             if end > start:
-                yield Chunk(self._running[sequence], start, sequence.prompt[start:end])
+                yield Chunk(self._running[sequence], start, sequence.prompt[start:end], sequence.adapter)
             sequence.cached = end
             budget -= max(end - start, 1)  # a prompt of one token counts too: its row is work
             if budget <= 0:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from workers.engine.interface import Finish, Handle, Request, Result
 from workers.engine.text import Characters, Decode, StopStrings
+
+if TYPE_CHECKING:
+    from workers.engine.adapted import Adapter
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -21,6 +26,8 @@ class Sequence:
     answer: Answer
     new: list[int] = field(default_factory=list)  # with the token that ended it
     cached: int = 0
+    adapter: Adapter | None = None  # until it ends
+    kind: Hashable = None  # of its adapter, as it was loaded: keys and values of another kind are other ones
     dice: random.Random = field(init=False)  # its own, by its seed: neighbours change nothing
 
     def __post_init__(self) -> None:

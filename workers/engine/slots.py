@@ -8,11 +8,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from app.errors import EngineStopped, RequestRejected, SwitchyardError
-from workers.engine.checks import check_messages, check_request, check_sampling
+from workers.engine.adapter_rules import AdapterRules, AdapterStatus
+from workers.engine.adapters import Adapters
+from workers.engine.checks import check_messages, check_sampling
 from workers.engine.fitting import fit_messages
 from workers.engine.interface import Finish, Handle, Request
 from workers.engine.loading import Loaded, load_model
@@ -21,7 +24,7 @@ from workers.engine.runner import Runner
 from workers.engine.sampling import pick
 from workers.engine.scheduler import Row, Scheduler
 from workers.engine.sequence import Answer, Sequence
-from workers.engine.serving import serve
+from workers.engine.serving import serve, trial
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class SlotsEngine:
         cache_tokens: int | None = None,
         threads: int | None = None,
         prefill_tokens: int | None = None,
+        adapters: AdapterRules | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`cache_tokens`: what all running requests together may hold; None: `max_tokens` for every slot.
@@ -54,8 +58,11 @@ class SlotsEngine:
         self.max_tokens = min(max_tokens, loaded.length or max_tokens, cache_tokens)  # prompt and answer together
         self._prompts, self._eos, self._vocabulary = loaded.prompts, loaded.eos, loaded.vocabulary
         prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(loaded.model.device.type, 2048)
-        runner = Runner(serve(loaded.model), cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
+        served = serve(loaded.model)
+        runner = Runner(served, cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
         self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
+        self._adapters = Adapters(served, trial, adapters)
+        self._adapters.load_all()
         self._clock, self._threads = clock, threads
         self._state = threading.Condition()  # guards the next two
         self._arrived: list[Sequence] = []
@@ -74,6 +81,7 @@ class SlotsEngine:
         device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
+        adapters: AdapterRules | None = None,
     ) -> "SlotsEngine":
         """Load a folder or hub name. `threads`: of torch on a CPU; None: all cores but one.
 
@@ -84,16 +92,25 @@ class SlotsEngine:
         """
         loaded = load_model(model, device=device, dtype=dtype)
         threads = threads or max(1, torch.get_num_threads() - 1)
-        return cls(loaded, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens, threads=threads)
+        return cls(
+            loaded,
+            slots=slots,
+            max_tokens=max_tokens,
+            cache_tokens=cache_tokens,
+            threads=threads,
+            adapters=adapters,
+        )
 
     def submit(self, request: Request) -> Handle:
         """Start a request. Its answer is at most what the prompt leaves of `max_tokens`, with finish "length".
 
         Raises:
-            RequestRejected: a value is out of range, or the prompt leaves no room for an answer.
+            RequestRejected: a value is out of range, the prompt leaves no room, or there is no such adapter.
+            EngineUnavailable: there is no room now for the adapter that it names.
             EngineStopped: the engine died or was closed.
         """
-        check_request(request)
+        check_messages(request.messages)
+        check_sampling(request)
         return self.start(self._prompts.encode(request.messages), request).handle
 
     def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
@@ -112,8 +129,10 @@ class SlotsEngine:
             ends_at_s=None if request.deadline_s is None else self._clock() + request.deadline_s,
             answer=Answer(self._prompts.decode, request.stop),
         )
+        self._adapters.lend(sequence)
         with self._state:
             if self._stopped is not None:
+                self._adapters.give_back(sequence)
                 raise EngineStopped(self._stopped)
             self._arrived.append(sequence)
             self._state.notify()
@@ -125,6 +144,21 @@ class SlotsEngine:
         return fit_messages(
             messages, limit_tokens=self.max_tokens, max_new_tokens=max_new_tokens, measure=self._prompts.measure
         )
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Read the folder that PEFT wrote; new requests may name it, also in place of another one of that name.
+
+        Others run on meanwhile. Raises BadAdapter, EngineUnavailable (all that are in memory are in use).
+        """
+        self._adapters.load(name, folder)
+
+    def drop_adapter(self, name: str) -> None:
+        """No new request gets it; who has it keeps it to the end. Raises BadAdapter if there is none."""
+        self._adapters.drop(name)
+
+    def adapters(self) -> tuple[AdapterStatus, ...]:
+        """Those that a request may name, by name."""
+        return self._adapters.status()
 
     def alive(self) -> bool:
         return self._stopped is None and self._thread.is_alive()
@@ -155,6 +189,7 @@ class SlotsEngine:
         finally:
             self._stop("the engine died")
             self._fail_all()
+            self._adapters.close()
 
     def _take_arrivals(self, runner: Runner) -> bool:
         """Move new requests to the scheduler; waits while there is nothing at all to do. False: stop."""
@@ -203,7 +238,7 @@ class SlotsEngine:
             self._leave(sequence, reason)
 
     def _leave(self, sequence: Sequence, reason: Finish) -> None:
-        self._scheduler.remove(sequence)
+        self._remove(sequence)
         try:
             sequence.finish(reason)
         except Exception:
@@ -211,11 +246,15 @@ class SlotsEngine:
             self._fail(sequence, EngineStopped("the reader of this request failed"))
 
     def _fail(self, sequence: Sequence, error: SwitchyardError) -> None:
-        self._scheduler.remove(sequence)
+        self._remove(sequence)
         try:
             sequence.handle.fail(error)
         except Exception:
             log.exception("reader failed")
+
+    def _remove(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self._adapters.give_back(sequence)
 
     def _fail_all(self) -> None:
         with self._state:

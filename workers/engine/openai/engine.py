@@ -77,7 +77,7 @@ class OpenAIEngine:
         """
         check_messages(request.messages)
         check_sampling(request)
-        check_plain(request)
+        check_plain(request, adapters=True)
         handle = _CancelNow()
         answer = Answer(request, handle)
         handle.on_cancel = lambda: self._tell(self._end, answer, "cancelled")
