@@ -55,7 +55,9 @@ class AdaptedModel:
         """
         self._now = _Now()
         self._model = _around(served, self._now)
-        self._device, self._dtype = served.device, served.dtype
+        self._device = served.device
+        # On a CPU a product of a few rows in half precision takes several times as long.
+        self._dtype = torch.float32 if self._device.type == "cpu" else served.dtype
         layers = {path: layer for path, layer in self._model.named_modules() if isinstance(layer, _AdaptedLinear)}
         for path, layer in layers.items():
             layer.path = path
@@ -93,9 +95,9 @@ class AdaptedModel:
 
     @torch.no_grad()
     def fit(self, name: str, file: AdapterFile) -> Adapter:
-        """Put it where the model is, in its type of number. Raises BadAdapter if it has values that are none."""
+        """Put it where the model is. Raises BadAdapter if it has values that are no numbers, or too large there."""
         pairs = {
-            path: (self._there(down).t(), self._there(up.float() * file.scale).t())
+            path: (self._there(down.t()), self._there(up.t().float() * file.scale))
             for path, (down, up) in file.pairs.items()
         }
         if not all(bool(side.isfinite().all()) for pair in pairs.values() for side in pair):
@@ -103,7 +105,7 @@ class AdaptedModel:
         return Adapter(name=name, host=self, pairs=pairs, bytes=self.bytes_of(file))
 
     def _there(self, side: Tensor) -> Tensor:
-        return side.to(device=self._device, dtype=self._dtype, copy=True)
+        return side.to(device=self._device, dtype=self._dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 @dataclass(slots=True)
@@ -123,10 +125,11 @@ class _AdaptedLinear(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """[1, n, in] -> [1, n, out]"""
         found: Tensor = self.linear(states)
+        rows, inputs = found[0], states[0]
         for part in self._now.parts:
             pair = part.adapter.pairs.get(self.path)
             if pair is not None:
-                _add(found[0], states[0], part, pair)
+                _add(rows, inputs, part, pair)
         return found
 
 
@@ -134,9 +137,16 @@ def _add(found: Tensor, states: Tensor, part: Part, pair: Pair) -> None:
     """Add to found [n, out] what the adapter makes of its tokens of states [n, in]."""
     down, up = pair
     if part.index is None:
-        found[part.begin : part.end].addmm_(states[part.begin : part.end] @ down, up)
+        found, states = found[part.begin : part.end], states[part.begin : part.end]
     else:
-        found.index_add_(0, part.index, (states.index_select(0, part.index) @ down) @ up)
+        states = states.index_select(0, part.index)
+    low = states.to(down.dtype) @ down
+    if part.index is not None:
+        found.index_add_(0, part.index, (low @ up).to(found.dtype))
+    elif found.dtype == up.dtype:
+        found.addmm_(low, up)
+    else:
+        found.add_(low @ up)
 
 
 def _around(served: Any, now: _Now) -> Any:

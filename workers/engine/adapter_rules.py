@@ -11,11 +11,11 @@ _NAME: Final = re.compile(r"\w[\w.-]{0,63}")  # never a path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRules:
-    """How many adapters may be in memory, with those that were dropped and still run; the larger limit is the bytes."""
+    """How much of adapters may be in memory at once, with those that were dropped and still run."""
 
     folder: Path | None = None  # its sub-folders are adapters, under their names
     most: int = 64
-    most_bytes: int = 1 << 30  # in the model's number type; a file may be twice as large: float32 for half precision
+    most_bytes: int = 1 << 30  # as they are computed with; a file may be twice as large: float32 for half precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,7 @@ class Lora:
         with torch.no_grad():
             for path, (down, up) in self.pairs.items():
                 weight = model.get_submodule(path).weight
-                weight += (scale * (up.double() @ down.double())).to(weight.dtype)
+                weight += (scale * (up.double() @ down.double())).to(weight)
         return dataclasses.replace(loaded, model=model)
 
 
