@@ -8,7 +8,7 @@ SwitchyardError
 │   ├── PlatformBusy          the platform proved that it refused for now; `retry_after_s` says how long
 │   ├── OutcomeUnknown        the platform may have done it: repeat the same call with the same key
 │   ├── EngineStopped         the engine died or is closing; the turn is done again
-│   ├── EngineUnavailable     no model server takes requests now; `retry_after_s` says when to try again
+│   ├── EngineUnavailable     no server or no room for an adapter now; `retry_after_s` says when to try again
 │   └── Drained               this process is leaving; another one does it
 ├── Permanent                 trying again brings the same
 │   ├── MalformedFrame        a platform sent what we cannot read
@@ -17,6 +17,7 @@ SwitchyardError
 │   ├── ReplyGivenUp          the outcome stayed unknown, and each repeat may be seen
 │   ├── BadSetting            a setting is wrong; the text says which and what would be right
 │   ├── RequestRejected       the engine can never run this request
+│   ├── BadAdapter            an adapter's folder cannot be run with this model
 │   ├── BadPicture            an attachment is not what it says, or larger than we unpack
 │   ├── SkillBroken           a skill raised, or returned what is no result
 │   ├── NoSuchLetter          no dead letter has this name, or several have
@@ -73,7 +74,10 @@ class EngineStopped(Transient):
 
 
 class EngineUnavailable(Transient):
-    """No model server takes this request now: busy, not reached, or a setting is wrong. Nothing of it was begun."""
+    """No model server takes this request now (busy, not reached, a wrong setting), or there is no room for its adapter.
+
+    Nothing of it was begun.
+    """
 
     def __init__(self, reason: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(reason)
@@ -110,6 +114,10 @@ class BadSetting(Permanent):
 
 class RequestRejected(Permanent):
     """The engine can never run this request: too long, empty, or with values out of range."""
+
+
+class BadAdapter(Permanent):
+    """An adapter cannot be run with this model, or there is none. The text says what stands in the way."""
 
 
 class BadPicture(Permanent):

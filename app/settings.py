@@ -174,6 +174,11 @@ class Settings(BaseSettings):
     cache_tokens: int = Field(
         0, ge=0, description="tokens that running prompts and answers may hold together; 0: `MAX_TOKENS` for each slot"
     )
+    adapters: Path | None = Field(
+        None,
+        description="a folder of LoRA adapters, which skills may name; `auto` is `slots` then",
+    )
+    adapters_mb: int = Field(1024, ge=1, le=2**24, description="memory of a text worker for adapters")
     echo_tokens_per_s: float = Field(0.0, ge=0, description="speed of `echo` for each answer; 0: at once")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
@@ -231,7 +236,15 @@ class Settings(BaseSettings):
             raise ValueError("must name the template's streaming variable; leave it out for `content`")
         return value
 
-    @field_validator("skills_dir")
+    @field_validator("adapters")
+    @classmethod
+    def _has_adapters(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        engine = info.data.get("engine", "auto")
+        if value is not None and engine not in ("auto", "slots"):
+            raise ValueError(f"is for the engine slots; leave it out with {engine}")
+        return value
+
+    @field_validator("skills_dir", "adapters")
     @classmethod
     def _is_a_folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():

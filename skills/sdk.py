@@ -37,10 +37,13 @@ class Context(Protocol):
     history: tuple[Said, ...]  # what was said before, oldest first
     locale: str  # "zh-CN" or "en"
 
-    def ask(self, messages: Sequence[Said] | None = None, *, temperature: float | None = None) -> str:
+    def ask(
+        self, messages: Sequence[Said] | None = None, *, temperature: float | None = None, adapter: str | None = None
+    ) -> str:
         """Ask the engine and show the person the answer as it is written. Only in the pool `text`.
 
         `messages` is everything that the model is told, without it: the system prompt, the history, this message.
+        `adapter` is the name of a LoRA adapter of the engine's.
         """
         ...
 

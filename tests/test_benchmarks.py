@@ -156,6 +156,17 @@ def test_every_contender_answers_every_request_with_the_same_tokens() -> None:
     assert figures["slots / collect: latency, p50"] > 0
 
 
+def test_adapters_are_measured_beside_the_same_steps_without_any() -> None:
+    """A figure is a multiple of the plain step."""
+    from benchmarks.adapters import CONTENDERS, PLAIN, ROWS, measure
+    from tests.workers.engine.tiny import as_loaded, tiny_llama
+
+    found = values(measure(as_loaded(tiny_llama()), 2))
+
+    assert list(found) == [f"{PLAIN}: a step of {ROWS} requests", *CONTENDERS]
+    assert all(value > 0 for value in found.values())
+
+
 def test_renewals_are_watched_under_each_load(store: Store) -> None:
     """The figures are the gaps between renewals that the record answered, as ratios to the interval of the lease."""
     loads: dict[str, renewals.Load] = {"idle": nullcontext, "busy": lambda: renewals.spinning(threads=1)}

@@ -2,6 +2,7 @@
 
 from app.settings import load_settings
 from workers.desks import turn_desk
+from workers.engine.adapter_rules import AdapterRules
 from workers.engine.build import Remote, build_engine
 from workers.pool import PoolProcess
 from workers.turn import Desk, run_turn
@@ -28,6 +29,7 @@ def open_desk(process: PoolProcess) -> None:
             first_token_s=settings.openai_first_token_s,
             silence_s=settings.silence_limit_s,
         ),
+        adapters=AdapterRules(folder=settings.adapters, most_bytes=settings.adapters_mb << 20),
     )
     desk = turn_desk(process, engine=engine)
 

@@ -267,7 +267,9 @@ class TurnContext:
         self.unsaid = False  # ... before there was any
         self.cut = False  # the turn's time was over
 
-    def ask(self, messages: Sequence[Said] | None = None, *, temperature: float | None = None) -> str:
+    def ask(
+        self, messages: Sequence[Said] | None = None, *, temperature: float | None = None, adapter: str | None = None
+    ) -> str:
         """skills.sdk.Context.ask: the prompt goes to the engine, its text to the person as it comes."""
         engine, desk = self.desk.engine, self.desk
         if engine is None:
@@ -277,6 +279,7 @@ class TurnContext:
             messages=engine.fit(prompt, desk.rules.answer_tokens),
             max_new_tokens=desk.rules.answer_tokens,
             temperature=temperature or 0.0,
+            adapter=adapter,
         )
         text, finish = self._follow(engine, request)
         self.stopped = finish == "cancelled" and self._holding.ending == "stopped"

@@ -144,3 +144,25 @@ def test_the_engine_openai_needs_servers_and_the_name_of_a_model(monkeypatch: py
         "SWITCHYARD_MODEL",
         "SWITCHYARD_OPENAI_BASE_URLS",
     ]
+
+
+@pytest.mark.parametrize(("engine", "right"), [("auto", True), ("slots", True), ("paged", False), ("echo", False)])
+def test_adapters_are_for_the_engine_that_runs_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: str, right: bool
+) -> None:
+    """Else a skill's request for one would be refused, message by message."""
+    monkeypatch.setenv("SWITCHYARD_ENGINE", engine)
+    monkeypatch.setenv("SWITCHYARD_ADAPTERS", str(tmp_path))
+
+    if right:
+        assert load_settings().adapters == tmp_path
+    else:
+        with pytest.raises(BadSetting, match=f"SWITCHYARD_ADAPTERS: .*leave it out with {engine}"):
+            load_settings()
+
+
+def test_the_folder_of_adapters_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SWITCHYARD_ADAPTERS", str(tmp_path / "none"))
+
+    with pytest.raises(BadSetting, match="SWITCHYARD_ADAPTERS"):
+        load_settings()

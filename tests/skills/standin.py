@@ -24,7 +24,9 @@ class StandInContext:
         self._answer, self._files, self._commands, self._waiting = answer, files or {}, commands or {}, waiting
         self._wording = Wording(locale)
 
-    def ask(self, messages: Sequence[Said] | None = None, *, temperature: float | None = None) -> str:
+    def ask(
+        self, messages: Sequence[Said] | None = None, *, temperature: float | None = None, adapter: str | None = None
+    ) -> str:
         self.asked += 1
         return self._answer
 

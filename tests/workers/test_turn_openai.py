@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from app.redis import Store
 from tests.app.supervised import eventually
 from tests.samples import a_message
-from tests.workers.desk import House, a_house, meanwhile
+from tests.workers.desk import House, a_house, a_skill, meanwhile
 from tests.workers.engine.openai.model_server import MODEL, ModelServer, model_server
 from workers.engine.openai.client import Limits
 from workers.engine.openai.engine import OpenAIEngine
@@ -45,6 +45,17 @@ def test_a_turn_is_answered_by_a_server(house: House, server: ModelServer) -> No
 
     assert house.texts(message) == [WORDS]
     assert [said["role"] for said in server.bodies()[0]["messages"]] == ["system", "user"]
+
+
+def test_a_skill_chooses_the_adapter_that_it_asks_with(house: House, server: ModelServer) -> None:
+    ask_servers(house, server.url("echo"))
+    house.answers_with(a_skill(lambda context, _: context.ask(adapter="french")))
+    message = house.gets(a_message(text="bonjour"))
+
+    house.turn(message)
+
+    assert house.texts(message) == ["bonjour"]
+    assert server.bodies()[-1]["model"] == "french"
 
 
 def test_a_busy_server_postpones_the_turn_as_long_as_it_asks_and_blames_nobody(
@@ -100,7 +111,7 @@ def test_a_stop_closes_the_connection_and_keeps_what_is_there(house: House, serv
 
     assert house.texts(message)[0].startswith("one")
     assert "twelve" not in house.texts(message)[0]
-    eventually(lambda: server.open == 0)
+    eventually(lambda: server.left == 1)
 
 
 def test_waiting_for_a_server_is_no_silence_of_the_turn(house: House, server: ModelServer) -> None:

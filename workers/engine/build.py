@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import BadSetting
+from workers.engine.adapter_rules import AdapterRules
 from workers.engine.interface import Engine
 
 
@@ -28,11 +29,13 @@ def build_engine(
     cache_dir: Path,
     cache_tokens: int = 0,
     remote: Remote | None = None,
+    adapters: AdapterRules | None = None,
 ) -> Engine:
     """Start an engine. `model`: a folder or hub name; empty: the demo model, converted into `cache_dir` once.
 
     `kind` "auto" is the one that suits the device. With `openai` the model is its name at the servers of `remote`.
-    `cache_tokens`: what all running requests may hold together; 0: `max_tokens` for each slot.
+    `cache_tokens`: what all running requests may hold together; 0: `max_tokens` for each slot. `adapters`: if some are
+    to be had, "auto" is the engine that runs them.
 
     Raises:
         BadSetting: there is no such kind, or the model cannot be loaded; the text says what would be right.
@@ -42,13 +45,15 @@ def build_engine(
 
         return EchoEngine(slots, echo_tokens_per_s)
     if kind == "auto":
-        kind = suited_kind()
+        kind = "slots" if adapters is not None and adapters.folder is not None else suited_kind()
     if kind == "slots":
         from workers.engine.demo_model import prepare_demo_model
         from workers.engine.slots import SlotsEngine
 
         name = model or str(prepare_demo_model(cache_dir))
-        return SlotsEngine.load(name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None)
+        return SlotsEngine.load(
+            name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None, adapters=adapters
+        )
     if kind == "paged":
         from workers.engine.demo_model import prepare_demo_model
         from workers.engine.paged import PagedEngine

@@ -13,7 +13,7 @@ def check_request(request: Request) -> None:
     check_messages(request.messages)
     check_sampling(request)
     if request.adapter is not None:
-        raise RequestRejected("adapter: this engine has none loaded")
+        raise RequestRejected("adapter: not with this engine")
 
 
 def check_messages(messages: tuple[tuple[str, str], ...]) -> None:
@@ -43,12 +43,16 @@ def check_sampling(request: Request) -> None:
             raise RequestRejected(f"{name}: out of range")
 
 
-def check_plain(request: Request) -> None:
-    """Raise RequestRejected if something is asked for that only `slots` does: nobody shall think that it was done."""
+def check_plain(request: Request, *, adapters: bool = False) -> None:
+    """Raise RequestRejected if something is asked for that only `slots` does: nobody shall think that it was done.
+
+    `adapters`: this engine has some too.
+    """
     asked = {
         "repetition_penalty": request.repetition_penalty != 1,
         "min_new_tokens": request.min_new_tokens > 0,
         "processors": bool(request.processors),
+        "adapter": request.adapter is not None and not adapters,
     }
     for name, wanted in asked.items():
         if wanted:

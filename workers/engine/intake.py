@@ -51,14 +51,13 @@ class Intake:
             messages, limit_tokens=self.max_tokens, max_new_tokens=max_new_tokens, measure=self._prompts.measure
         )
 
-    def take(self, prompt: list[int], request: Request, handle: Handle | None) -> Sequence:
-        """Let a request in; its messages are not looked at.
+    def make(self, prompt: list[int], request: Request, handle: Handle | None) -> Sequence:
+        """What a request is inside the engine; its messages are not looked at.
 
         Its answer is at most what the prompt leaves of `max_tokens`, with finish "length".
 
         Raises:
             RequestRejected: a value is out of range, or the prompt leaves no room for an answer.
-            EngineStopped: the engine died or was closed.
         """
         check_sampling(request)
         self._check(request)
@@ -66,7 +65,7 @@ class Intake:
             raise RequestRejected(f"prompt: has {len(prompt)} tokens, there is room for 1 to {self.max_tokens - 1}")
         if min(prompt) < 0 or max(prompt) >= self._vocabulary:
             raise RequestRejected("prompt: a token is not in the model's vocabulary")
-        sequence = Sequence(
+        return Sequence(
             request=request,
             handle=handle or self._new_handle(),
             prompt=prompt,
@@ -74,12 +73,14 @@ class Intake:
             ends_at_s=None if request.deadline_s is None else self._clock() + request.deadline_s,
             answer=Answer(self._prompts.decode, request.stop),
         )
+
+    def enter(self, sequence: Sequence) -> None:
+        """Let it in. Raises EngineStopped if the engine died or was closed."""
         with self._state:
             if self._stopped is not None:
                 raise EngineStopped(self._stopped)
             self._arrived.append(sequence)
             self._state.notify()
-        return sequence
 
     def arrivals(self) -> list[Sequence]:
         """Those that came since the last call, in order."""

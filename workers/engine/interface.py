@@ -25,7 +25,7 @@ class Request:
     processors: tuple[str, ...] = ()  # names of logit processors (see processors.py); `slots` only
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    adapter: str | None = None
+    adapter: str | None = None  # the name of a LoRA adapter; `slots` and `openai` alone
     deadline_s: float | None = None  # from submit; what is there by then is the result
     priority: int = 0  # higher goes first
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.adapted import Adapter, Part
 from workers.engine.attention import Batch, Group, Piece
 from workers.engine.scheduler import Plan, Row
 
@@ -22,6 +23,7 @@ class Packed:
     positions: Tensor  # int64 [1, n], each in its own sequence
     places: Tensor  # int64 [n], in the cache
     batch: Batch
+    parts: tuple[Part, ...] = ()  # tokens that have an adapter
 
 
 class Packing:
@@ -30,7 +32,7 @@ class Packing:
     def __init__(self, tokens: int, device: torch.device) -> None:
         self._device = device
         self._call_cost = CALL_COST_TOKENS.get(device.type, CALL_COST_TOKENS["cuda"])
-        self._host = torch.empty(3, tokens, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._host = torch.empty(4, tokens, dtype=torch.int64, pin_memory=device.type == "cuda")
         self._there = self._host if device.type == "cpu" else torch.empty_like(self._host, device=device)
 
     def pack(self, plan: Plan) -> Packed:
@@ -39,24 +41,43 @@ class Packing:
         positions: list[int] = []
         places: list[int] = []
         pieces: list[Piece] = []
+        having: dict[Adapter, list[int]] = {}  # its tokens' places in the forward, in order
         for chunk in plan.chunks:
             here = range(chunk.start, chunk.start + len(chunk.tokens))
+            if chunk.adapter is not None:
+                having.setdefault(chunk.adapter, []).extend(range(len(tokens), len(tokens) + len(here)))
             pieces.append(Piece(len(tokens), len(tokens) + len(here), chunk.span.start, chunk.start))
             tokens += chunk.tokens
             positions += here
             places += range(chunk.span.start + here.start, chunk.span.start + here.stop)
         before = len(tokens)
         for row in plan.rows:
+            if row.sequence.adapter is not None:
+                having.setdefault(row.sequence.adapter, []).append(len(tokens))
             tokens.append(row.token)
             positions.append(row.position)
             places.append(row.span.start + row.position)
-        self._host[:, : len(tokens)] = torch.tensor([tokens, positions, places])
+        numbers = [tokens, positions, places]
+        if having:
+            order = [at for whose in having.values() for at in whose]
+            numbers.append(order + [0] * (len(tokens) - len(order)))
+        self._host[: len(numbers), : len(tokens)] = torch.tensor(numbers)
         if self._there is not self._host:
             # Waits for the copy: a step without rows asks the device for nothing, and the next one fills these again.
-            self._there[:, : len(tokens)].copy_(self._host[:, : len(tokens)])
+            self._there[: len(numbers), : len(tokens)].copy_(self._host[: len(numbers), : len(tokens)])
         filled = self._there[:, : len(tokens)]
         groups = list(grouped(plan.rows, first=before, call_cost=self._call_cost))
-        return Packed(filled[0:1], filled[1:2], filled[2], Batch(pieces, groups))
+        return Packed(filled[0:1], filled[1:2], filled[2], Batch(pieces, groups), tuple(_parts(having, filled[3])))
+
+
+def _parts(having: dict[Adapter, list[int]], order: Tensor) -> Iterator[Part]:
+    """The tokens of each adapter. `order` int64 [n]: the places of all of them, adapter by adapter."""
+    at = 0
+    for adapter, places in having.items():
+        begin, end = places[0], places[-1] + 1
+        adjacent = end - begin == len(places)
+        yield Part(adapter, begin, end, None if adjacent else order[at : at + len(places)])
+        at += len(places)
 
 
 def grouped(rows: Sequence[Row], *, first: int, call_cost: int) -> Iterator[Group]:

@@ -113,7 +113,8 @@ class PagedEngine:
 
     def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
         """Start a request whose prompt is tokens already; its messages are not looked at. Raises as `submit`."""
-        sequence = self._intake.take(prompt, request, handle)
+        sequence = self._intake.make(prompt, request, handle)
+        self._intake.enter(sequence)
         self._batcher.ring()
         return sequence
 

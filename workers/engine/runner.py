@@ -1,5 +1,6 @@
 """Runs a plan on the model: tensors in, logits out. Nothing here knows requests or time."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from app.errors import BadSetting
 from workers.engine.cache import TokenCache
-from workers.engine.packing import Packing
+from workers.engine.packing import Packed, Packing
 from workers.engine.scheduler import Chunk, Plan
 from workers.engine.spans import Span
 
@@ -50,11 +51,16 @@ class Runner:
             "use_cache": True,
             "batch": packed.batch,
         }
-        if not plan.rows:  # a vocabulary's worth of numbers for a token that nobody waits for
-            self._model.base_model(**forward)
-            return None
-        logits: Tensor = self._model(**forward, logits_to_keep=len(plan.rows)).logits
+        with self._for(packed) as model:
+            if not plan.rows:  # a vocabulary's worth of numbers for a token that nobody waits for
+                model.base_model(**forward)
+                return None
+            logits: Tensor = model(**forward, logits_to_keep=len(plan.rows)).logits
         return logits[0].float()
+
+    def _for(self, packed: Packed) -> AbstractContextManager[Any]:
+        """The model, or the same with adapters for those tokens that have one."""
+        return packed.parts[0].adapter.host.adding(packed.parts) if packed.parts else nullcontext(self._model)
 
     def rest(self) -> None:
         """Nobody is running: give the cache's memory back."""

@@ -7,12 +7,16 @@ is in. When the device has no memory for a step, the next ones do less (see `eas
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workers.engine.interface import Finish
 from workers.engine.places import Copy, Places
 from workers.engine.sequence import Sequence
 from workers.engine.spans import Span
 from workers.engine.waiting import Waiting
+
+if TYPE_CHECKING:
+    from workers.engine.adapted import Adapter
 
 SMALLEST_PREFILL = 16  # tokens
 WELL_STEPS = 64  # so many steps must have had enough memory before they do more again
@@ -25,6 +29,7 @@ class Chunk:
     span: Span
     start: int
     tokens: list[int]
+    adapter: "Adapter | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ class Scheduler:
         for sequence in self._to_prefill():
             start, end = sequence.cached, sequence.cached + min(budget, sequence.to_prefill)
             if end > start:
-                yield Chunk(self._running[sequence], start, sequence.tokens(start, end))
+                yield Chunk(self._running[sequence], start, sequence.tokens(start, end), sequence.adapter)
             sequence.cached = end
             self.prefilled_tokens += end - start
             budget -= max(end - start, 1)  # a prompt of one token counts too: its row is work

@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from workers.engine.interface import Finish, Handle, Request, Result
 from workers.engine.text import Characters, Decode, StopStrings
+
+if TYPE_CHECKING:
+    from workers.engine.adapted import Adapter
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -23,7 +27,8 @@ class Sequence:
     new: list[int] = field(default_factory=list)  # with the token that ended it
     cached: int = 0
     arrived_s: float = 0.0  # when it came to the scheduler
-    kind: Hashable = None  # what else its keys and values depend on
+    adapter: Adapter | None = None  # until it ends
+    kind: Hashable = None  # of its adapter, as it was loaded: keys and values of another kind are other ones
     spoiled: bool = False  # something went wrong: what it has in the cache is for nobody else
     dice: random.Random = field(init=False)  # its own, by its seed: neighbours change nothing
 

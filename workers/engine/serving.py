@@ -38,7 +38,7 @@ def serve(model: Any) -> Any:
         name = model.config.get_text_config().model_type
         try:
             served = _made_of(model)
-            found = _trial(served)
+            found = trial(served)
         except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
             raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}: {exc}") from exc
         _compare(model, found, name)
@@ -66,23 +66,23 @@ def _compare(model: Any, found: list[Tensor], name: str) -> None:
             raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` computes {name} wrongly, off by {off:.2g}")
 
 
-def _trial(served: Any) -> list[Tensor]:
+def trial(served: Any) -> list[Tensor]:
     """The logits [vocabulary] behind each of the prompts, by the way that requests go."""
     tokens = SMALLEST * len(TRIAL_PROMPTS)
     runner = Runner(served, cache_tokens=tokens, step_tokens=TRIAL_CHUNK + len(TRIAL_PROMPTS))
     scheduler = Scheduler(slots=len(TRIAL_PROMPTS), prefill_tokens=TRIAL_CHUNK, cache_tokens=tokens)
-    trials = [_a_sequence(prompt) for prompt in TRIAL_PROMPTS]
-    for trial in trials:
-        scheduler.add(trial, now_s=0.0)
+    tried = [_a_sequence(prompt) for prompt in TRIAL_PROMPTS]
+    for sequence in tried:
+        scheduler.add(sequence, now_s=0.0)
     found: dict[int, Tensor] = {}
-    while len(found) < len(trials):
+    while len(found) < len(tried):
         plan = scheduler.plan()
         logits = runner.run(plan)
         for at, row in enumerate(plan.rows):
             assert logits is not None
             found.setdefault(id(row.sequence), logits[at].clone())
             row.sequence.new.append(1)
-    return [found[id(trial)] for trial in trials]
+    return [found[id(sequence)] for sequence in tried]
 
 
 def _a_sequence(prompt: tuple[int, ...]) -> Sequence:

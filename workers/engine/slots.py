@@ -8,11 +8,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from app.errors import EngineStopped, RequestRejected
-from workers.engine.checks import check_request
+from workers.engine.adapter_rules import AdapterRules, AdapterStatus
+from workers.engine.adapters import Adapters
+from workers.engine.checks import check_messages, check_sampling
 from workers.engine.intake import Intake
 from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded, load_model
@@ -24,7 +27,7 @@ from workers.engine.runner import Runner, is_out_of_memory
 from workers.engine.sampling import pick
 from workers.engine.scheduler import Plan, Row, Scheduler
 from workers.engine.sequence import Sequence
-from workers.engine.serving import serve
+from workers.engine.serving import serve, trial
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class SlotsEngine:
         threads: int | None = None,
         prefill_tokens: int | None = None,
         keep_s: float = KEEP_S,
+        adapters: AdapterRules | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`cache_tokens`: what all running requests together may hold; None: `max_tokens` for every slot.
@@ -61,13 +65,16 @@ class SlotsEngine:
         self.slots = slots
         self.max_tokens = min(max_tokens, loaded.length or max_tokens, cache_tokens)  # prompt and answer together
         prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(loaded.model.device.type, 2048)
-        runner = Runner(serve(loaded.model), cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
+        served = serve(loaded.model)
+        runner = Runner(served, cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
         runner.try_out()
         self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
+        self._adapters = Adapters(served, trial, adapters)
+        self._adapters.load_all()
         self._clock, self._threads, self._eos = clock, threads, loaded.eos
         self._keep_s = keep_s
         self._intake = Intake(loaded, max_tokens=self.max_tokens, check=_check, clock=clock)
-        self._readers = Readers(loaded.eos, remove=self._scheduler.remove)
+        self._readers = Readers(loaded.eos, remove=self._remove)
         self._restarts = Restarts(clock)
         self._thread = threading.Thread(target=self._run, args=(runner,), name="engine", daemon=True)
         self._thread.start()
@@ -83,6 +90,7 @@ class SlotsEngine:
         device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
+        adapters: AdapterRules | None = None,
     ) -> "SlotsEngine":
         """Load a folder or hub name. `threads`: of torch on a CPU; None: all cores but one.
 
@@ -93,25 +101,56 @@ class SlotsEngine:
         """
         loaded = load_model(model, device=device, dtype=dtype)
         threads = threads or max(1, torch.get_num_threads() - 1)
-        return cls(loaded, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens, threads=threads)
+        return cls(
+            loaded,
+            slots=slots,
+            max_tokens=max_tokens,
+            cache_tokens=cache_tokens,
+            threads=threads,
+            adapters=adapters,
+        )
 
     def submit(self, request: Request) -> Handle:
         """Start a request. Its answer is at most what the prompt leaves of `max_tokens`, with finish "length".
 
         Raises:
-            RequestRejected: a value is out of range, or the prompt leaves no room for an answer.
+            RequestRejected: a value is out of range, the prompt leaves no room, or there is no such adapter.
+            EngineUnavailable: there is no room now for the adapter that it names.
             EngineStopped: the engine died or was closed.
         """
-        check_request(request)
+        check_messages(request.messages)
+        check_sampling(request)
         return self.start(self._intake.encode(request.messages), request).handle
 
     def start(self, prompt: list[int], request: Request, handle: Handle | None = None) -> Sequence:
         """Start a request whose prompt is tokens already; its messages are not looked at. Raises as `submit`."""
-        return self._intake.take(prompt, request, handle)
+        sequence = self._intake.make(prompt, request, handle)
+        self._adapters.lend(sequence)
+        try:
+            self._intake.enter(sequence)
+        except EngineStopped:
+            self._adapters.give_back(sequence)
+            raise
+        return sequence
 
     def fit(self, messages: Messages, max_new_tokens: int) -> Messages:
         """See `Engine.fit`; an answer reserves at most half of `max_tokens`. Raises RequestRejected."""
         return self._intake.fit(messages, max_new_tokens)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Read the folder that PEFT wrote; new requests may name it, also in place of another one of that name.
+
+        Others run on meanwhile. Raises BadAdapter, EngineUnavailable (all that are in memory are in use).
+        """
+        self._adapters.load(name, folder)
+
+    def drop_adapter(self, name: str) -> None:
+        """No new request gets it; who has it keeps it to the end. Raises BadAdapter if there is none."""
+        self._adapters.drop(name)
+
+    def adapters(self) -> tuple[AdapterStatus, ...]:
+        """Those that a request may name, by name."""
+        return self._adapters.status()
 
     def alive(self) -> bool:
         return self._intake.stopped is None and self._thread.is_alive()
@@ -140,6 +179,7 @@ class SlotsEngine:
         finally:
             self._intake.stop("the engine died")
             self._fail_all()
+            self._adapters.close()
 
     def _take_arrivals(self, runner: Runner) -> bool:
         """Move new requests to the scheduler; waits while there is nothing at all to do. False: stop."""
@@ -205,6 +245,10 @@ class SlotsEngine:
                 self._readers.fail(row.sequence, RequestRejected(UNPICKED))
             else:
                 self._readers.give(row.sequence, token)
+
+    def _remove(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self._adapters.give_back(sequence)
 
     def _fail_all(self) -> None:
         for sequence in [*self._scheduler, *self._intake.arrivals()]:

@@ -181,6 +181,13 @@ def test_what_only_slots_does_is_refused_by_name(make: MakeEngine, more: dict[st
         make(1).submit(ask("x", **more))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("make", ["paged", "echo"], indirect=True)
+def test_an_engine_without_adapters_says_so(make: MakeEngine) -> None:
+    """Nobody shall think that it answered with one."""
+    with pytest.raises(RequestRejected, match="adapter: not with this engine"):
+        make(1).submit(ask("x", adapter="french"))
+
+
 def test_a_conversation_that_fits_stays_as_it_is(make: MakeEngine) -> None:
     messages = (("system", "Be short."), ("user", "Hi"), ("assistant", "Hello"), ("user", "How are you?"))
 

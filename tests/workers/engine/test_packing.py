@@ -1,8 +1,11 @@
 """A plan becomes one forward: which tokens, where they go, and who is attended to together."""
 
+from typing import cast
+
 import torch
 
 from tests.workers.engine.asking import ask
+from workers.engine.adapted import AdaptedModel, Adapter
 from workers.engine.attention import Group, Piece
 from workers.engine.interface import Handle
 from workers.engine.packing import Packing, grouped
@@ -69,3 +72,29 @@ def test_padding_that_costs_more_than_a_call_is_not_made() -> None:
     assert groups(long, short, call_cost=50) == [(0, 2)]
     assert groups(short, a_row(128, 10), call_cost=0) == [(0, 2)]
     assert groups(short, a_row(128, 10), a_row(192, 40), call_cost=59) == [(0, 2), (2, 3)]
+
+
+def an_adapter() -> Adapter:
+    """One that is only told from others."""
+    return Adapter(name="some", host=cast(AdaptedModel, None), pairs={}, bytes=0)
+
+
+def test_the_tokens_of_each_adapter_are_known_and_those_side_by_side_need_no_index() -> None:
+    packing = Packing(16, torch.device("cpu"))
+    first, second = an_adapter(), an_adapter()
+    rows = [a_row(start, 5) for start in (0, 64, 128, 192)]
+    rows[0].sequence.adapter = rows[2].sequence.adapter = first
+    rows[1].sequence.adapter = second
+
+    packed = packing.pack(Plan((), (Chunk(Span(256, 64), 0, [7, 8]), Chunk(Span(320, 64), 4, [9], first)), tuple(rows)))
+
+    found = [(part.adapter, part.begin, part.end, part.index) for part in packed.parts]
+    assert found[0][:3] == (first, 2, 6)
+    assert found[0][3] is not None
+    assert found[0][3].tolist() == [2, 3, 5]
+    assert found[1:] == [(second, 4, 5, None)]
+    assert packed.places.tolist() == [256, 257, 324, 5, 69, 133, 197]
+
+
+def test_without_adapters_there_are_no_parts() -> None:
+    assert Packing(16, torch.device("cpu")).pack(Plan((), (), (a_row(0, 5),))).parts == ()

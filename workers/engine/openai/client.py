@@ -52,6 +52,7 @@ class Client:
     def __init__(self, *, model: str, slots: int, api_key: str, ca_file: Path | None, limits: Limits) -> None:
         """Raises BadSetting if the certificates cannot be read."""
         self.model, self._limits = model, limits
+        self._closing: set[asyncio.Future[None]] = set()
         connections = httpx.Limits(
             max_connections=_THREADS * slots + _SPARE_CONNECTIONS,
             max_keepalive_connections=slots,
@@ -170,10 +171,21 @@ class Client:
         """An answer whose head is read; closed at the end, with its connection if it was not read to its end."""
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         headers = {"Content-Type": "application/json"} if body is not None else None
-        async with self._http.stream(method, url, content=content, headers=headers) as response:
+        request = self._http.build_request(method, url, content=content, headers=headers)
+        response = await self._http.send(request, stream=True)
+        try:
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise Unreadable("the answer is compressed, which was not asked for")
             yield response
+        finally:
+            await self._end(response)
+
+    async def _end(self, response: httpx.Response) -> None:
+        """Close an answer, also if whoever read it is cancelled again meanwhile: its connection would be lost."""
+        closing = asyncio.ensure_future(response.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.shield(closing)
 
 
 async def _require_stream(response: httpx.Response, answer: Answer) -> None:

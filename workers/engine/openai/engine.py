@@ -77,7 +77,7 @@ class OpenAIEngine:
         """
         check_messages(request.messages)
         check_sampling(request)
-        check_plain(request)
+        check_plain(request, adapters=True)
         handle = _CancelNow()
         answer = Answer(request, handle)
         handle.on_cancel = lambda: self._tell(self._end, answer, "cancelled")
@@ -162,7 +162,8 @@ class OpenAIEngine:
         if timer := self._timers.pop(answer, None):
             timer.cancel()
         if task := self._running.get(answer):
-            task.cancel()  # its slot is free when its connection is closed
+            if not task.cancelling():  # a second one would interrupt the closing
+                task.cancel()  # its slot is free when its connection is closed
         else:
             self._waiting.discard(answer)
 

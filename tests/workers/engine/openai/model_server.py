@@ -28,7 +28,7 @@ Behaviour = Callable[["Exchange", str], None]
 
 
 class ModelServer(ThreadingHTTPServer):
-    """Knows what it was asked and how many connections are open."""
+    """Knows what it was asked, how many connections are open, and how many answers nobody waited for."""
 
     daemon_threads = True
     request_queue_size = 512
@@ -38,6 +38,7 @@ class ModelServer(ThreadingHTTPServer):
         self.asked: list[tuple[str, Json]] = []
         self.headers: list[dict[str, str]] = []
         self.open = 0
+        self.left = 0
         self.connections = 0
         self.thoughts = 0
         self.lock = threading.Lock()
@@ -183,6 +184,8 @@ def echo(exchange: Exchange, per_s: str) -> None:
             gone, _, _ = select.select([exchange.connection], [], [], 1 / float(per_s))
             if gone:
                 exchange.close_connection = True
+                with exchange.server.lock:
+                    exchange.server.left += 1
                 return
         exchange.say(word)
     exchange.end(tokens=len(words))

@@ -1,6 +1,7 @@
 """Answers of one server, over real sockets: text, stop strings, usage, cancels, the turn's signs of life."""
 
 import threading
+import time
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_a_stop_string_that_the_server_does_not_heed_never_shows(
 
     assert "".join(pieces) == handle.result().text == "one two STOP".partition(stop)[0]
     assert handle.result().finish == "stop"
-    until(lambda: server.open == 0)  # the server hears that nobody wants the rest
+    until(lambda: server.left == 1)  # the server hears that nobody wants the rest
 
 
 def test_the_beginning_of_a_stop_string_shows_when_none_follows(engine_at: MakeEngine) -> None:
@@ -163,6 +164,21 @@ def test_cancelled_requests_leave_no_connection_and_no_thread(engine_at: MakeEng
     assert engine_threads() == threads
     assert all(each.running == 0 for each in engine._servers)
     assert engine.submit(ask("still alive")).result().text == "still alive"
+
+
+def test_a_stop_that_is_said_twice_closes_the_connection_too(engine_at: MakeEngine, server: ModelServer) -> None:
+    """The second one must not interrupt the closing: a connection that nobody reads would be missing for ever."""
+    engine = engine_at("echo-20")
+    for number in range(1, 21):
+        handle = engine.submit(ask("one two three four five six seven eight nine ten " * 20))
+        first_piece(handle)
+
+        handle.cancel()
+        time.sleep(number * 5e-5)  # at another moment of the closing each time
+        handle.cancel()
+
+        assert handle.result().finish == "cancelled"
+        until(lambda number=number: server.left == number)  # type: ignore[misc]
 
 
 def test_closing_ends_the_thread_and_every_connection(engine_at: MakeEngine, server: ModelServer) -> None:
