@@ -109,11 +109,10 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Free its slot, or its place in the line. What it has in the cache is kept as long as there is room."""
-        span = self._running.pop(sequence, None)
-        if span is None:
-            self._waiting.discard(sequence)
+        if sequence in self._running:
+            self.places.give(sequence, self._leave(sequence))
         else:
-            self.places.give(sequence, span)
+            self._waiting.discard(sequence)
 
     def plan(self) -> Plan:
         """The next step. The counts are already advanced: whoever cannot run all of it must `ease` the load."""
@@ -151,8 +150,14 @@ class Scheduler:
         self._fresh[:0] = plan.fresh  # its copies are done, and what they were made of may be gone
 
     def _put_back(self, sequence: Sequence) -> None:
-        self.places.give_up(sequence, self._running.pop(sequence))
+        self.places.give_up(sequence, self._leave(sequence))
         self._waiting.add(sequence, priority=sequence.request.priority, now_s=sequence.arrived_s)
+
+    def _leave(self, sequence: Sequence) -> Span:
+        """Its span is somebody else's from now on: zeroing what was fresh for it would wipe what is copied there."""
+        span = self._running.pop(sequence)
+        self._fresh = [fresh for fresh in self._fresh if not span.start <= fresh.start < span.end]
+        return span
 
     def _recover(self) -> None:
         self._well += 1

@@ -16,12 +16,12 @@ HISTORY = list(range(100, 140))
 class House:
     """A scheduler, and a list of tokens that stands for the cache: `step` checks what every row sees."""
 
-    def __init__(self, *, cache_tokens: int = CACHE, slots: int = 4) -> None:
-        self.scheduler: Scheduler = a_scheduler(slots=slots, prefill_tokens=256, cache_tokens=cache_tokens)
+    def __init__(self, *, cache_tokens: int = CACHE, slots: int = 4, prefill_tokens: int = 256) -> None:
+        self.scheduler: Scheduler = a_scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
         self._cache = [0] * cache_tokens
 
-    def add(self, *prompt: int, max_new: int = 4, kind: str | None = None) -> Sequence:
-        sequence = a_sequence(*prompt, max_new=max_new)
+    def add(self, *prompt: int, max_new: int = 4, kind: str | None = None, priority: int = 0) -> Sequence:
+        sequence = a_sequence(*prompt, max_new=max_new, priority=priority)
         sequence.kind = kind
         self.scheduler.add(sequence, now_s=0)
         return sequence
@@ -151,6 +151,24 @@ def test_nothing_is_thrown_out_for_somebody_who_has_no_room_all_the_same() -> No
 
     assert not waiting.handle.begun
     assert (house.scheduler.places.kept, house.scheduler.places.evictions) == (1, 0)
+
+
+def test_what_was_to_be_zeroed_for_one_who_left_is_not_zeroed_under_the_next() -> None:
+    """Somebody joins in a step for which there is no memory, and is put back; the next one has a copy in that place."""
+    house = House(slots=3, prefill_tokens=16)
+    house.answers(*HISTORY, *range(1000, 1030))
+    leaving, _ = house.add(*range(200, 220), max_new=40), house.add(4, 5, 6, max_new=40)
+    house.step()
+    put_back = house.add(*range(500, 540), max_new=10)
+    assert house.scheduler.ease(house.scheduler.plan())
+    assert put_back not in house.scheduler.in_flight()
+    follow_up = house.add(*HISTORY, 7, 8, 9, max_new=10, priority=5)
+    house.scheduler.remove(leaving)
+
+    for _ in range(6):
+        house.step()
+
+    assert len(follow_up.new) > 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 63])
