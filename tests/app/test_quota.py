@@ -81,10 +81,10 @@ class SlowToRead(Store):
         super().__init__(url, deadline_s=5.0)
         self.asked, self.go = threading.Event(), threading.Event()
 
-    def repeat(self, call: Any) -> Any:
+    def at_once(self, key: str, call: Any) -> Any:
         self.asked.set()
         assert self.go.wait(10)
-        return super().repeat(call)
+        return super().at_once(key, call)
 
 
 def test_who_counts_does_not_wait_for_who_reads(valkey_url: str, store: Store) -> None:
