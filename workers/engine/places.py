@@ -69,12 +69,16 @@ class Places:
     def take(self, sequence: Sequence) -> Span | None:
         """A span for a sequence, whose `cached` is then what is in it already; None if there is no room now.
 
-        A span that was kept is taken over if all of it is the sequence's beginning, or nearly, and the rest has room.
+        A span that was kept is taken over if all of it is the sequence's beginning, or nearly, and it has the size that
+        the sequence gets: in a larger one it would hold room that others wait for.
         """
+        size = self._spans.size(sequence.most_tokens)
+        if self.free < size:
+            return None  # whatever is thrown out
         source, common = self._like(sequence)
         is_kept = source is not None and source.span in self._kept
         follows = is_kept and source is not None and len(source.tokens) - common < WORTH
-        if source is not None and follows and source.span.tokens >= sequence.most_tokens:
+        if source is not None and follows and source.span.tokens == size:
             del self._kept[source.span]
             return self._begin(sequence, source.span, common)
         if source is not None and is_kept:
@@ -124,8 +128,8 @@ class Places:
         return best, longest if best is not None else 0
 
     def _make_room(self, tokens: int) -> Span | None:
-        """A span, if need be in place of what is kept, unless those who run leave no room for it."""
-        while (span := self._spans.take(tokens)) is None and self._kept and self.free >= tokens:
+        """A span, if need be in place of what is kept; None if those who run leave no room in one piece."""
+        while (span := self._spans.take(tokens)) is None and self._kept:
             self._let_go(next(iter(self._kept)))
             self.evictions += 1
         return span

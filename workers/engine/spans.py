@@ -48,9 +48,13 @@ class Spans:
         """Tokens that nobody has; not always in one piece."""
         return self._outside() + sum(len(shelf.open) * shelf.tokens for shelf in self._shelves)
 
+    def size(self, tokens: int) -> int:
+        """The size of the span that so many tokens get here."""
+        return min(span_tokens(tokens), self.tokens)
+
     def take(self, tokens: int) -> Span | None:
         """A span for so many tokens; None if there is no room now. An empty cache has room for `self.tokens`."""
-        size = min(span_tokens(tokens), self.tokens)
+        size = self.size(tokens)
         shelf = next((one for one in self._shelves if one.tokens == size and one.open), None) or self._build(size)
         return None if shelf is None else Span(shelf.open.pop(0), size)
 

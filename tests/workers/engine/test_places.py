@@ -66,6 +66,23 @@ def test_a_follow_up_that_needs_more_room_moves_there_and_leaves_the_old_place()
     assert house.scheduler.places.kept == 1
 
 
+def test_a_follow_up_that_needs_less_room_leaves_the_rest_to_others() -> None:
+    """Who comes then would have begun if nothing had been kept."""
+    house = House(cache_tokens=512)
+    first = house.add(*HISTORY, max_new=300)  # 384 tokens
+    for _ in range(5):
+        house.step()
+    house.scheduler.remove(first)
+
+    house.add(*first.prompt, *first.new, 1, max_new=4)
+    house.step()
+    other = house.add(*range(3000, 3100), max_new=50)
+    house.step()
+
+    assert house.scheduler.places.reused_tokens == len(HISTORY) + 4
+    assert other.handle.begun
+
+
 def test_a_beginning_that_many_share_is_copied_and_stays() -> None:
     house = House()
     house.answers(*HISTORY, *range(1, 61))
@@ -147,6 +164,19 @@ def test_nothing_is_thrown_out_for_somebody_who_has_no_room_all_the_same() -> No
     house.add(*range(1000, 1060), max_new=60)  # 128 tokens
     house.step()
     waiting = house.add(*range(2000, 2090), max_new=60)
+    house.step()
+
+    assert not waiting.handle.begun
+    assert (house.scheduler.places.kept, house.scheduler.places.evictions) == (1, 0)
+
+
+def test_nothing_is_thrown_out_for_somebody_whose_span_is_larger_than_the_room() -> None:
+    """Spans have sizes: 70 tokens take 96, and 88 are free."""
+    house = House(cache_tokens=280, slots=4)
+    house.answers(*range(40))
+    house.add(*range(1000, 1100), max_new=80)  # 192 tokens
+    house.step()
+    waiting = house.add(*range(2000, 2060), max_new=11)
     house.step()
 
     assert not waiting.handle.begun

@@ -32,10 +32,15 @@ def a_scheduler(*, slots: int = 2, prefill_tokens: int = 8, cache_tokens: int = 
     return Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
 
 
-def run(plan: Plan, cache: list[int]) -> None:
-    """Do to a list what the runner does to tensors; then check that every row sees exactly its own tokens."""
+def make_copies(plan: Plan, cache: list[int]) -> None:
+    """What comes first: it is done also when the device then has no memory for the forward."""
     for copy in plan.copies:
         cache[copy.to : copy.to + copy.tokens] = cache[copy.start : copy.start + copy.tokens]
+
+
+def run(plan: Plan, cache: list[int]) -> None:
+    """Do to a list what the runner does to tensors; then check that every row sees exactly its own tokens."""
+    make_copies(plan, cache)
     for fresh in plan.fresh:
         cache[fresh.start : fresh.end] = [0] * fresh.tokens
     for chunk in plan.chunks:
@@ -187,6 +192,11 @@ def test_every_row_sees_its_own_tokens_whoever_joins_leaves_and_makes_room(
     cache = [0] * cache_tokens
     came: list[list[int]] = []  # whose beginnings others bring again
 
+    def leave(sequence: Sequence) -> None:
+        sequence.spoiled = dice.random() < 0.2
+        scheduler.remove(sequence)
+        came.append(sequence.prompt + sequence.new)
+
     for now in range(40):
         for _ in range(dice.choice([0, 0, 1, 3])):
             told = dice.choice(came)[: dice.randrange(43)] if came and dice.random() < 0.5 else []
@@ -195,8 +205,11 @@ def test_every_row_sees_its_own_tokens_whoever_joins_leaves_and_makes_room(
             scheduler.add(a_sequence(*prompt, priority=dice.randrange(3), max_new=most), now_s=now)
         if scheduler and dice.random() < 0.1:
             refused = scheduler.plan()
+            make_copies(refused, cache)
             if not scheduler.ease(refused):
                 assert scheduler.running == 1
+            for sequence in [one for one in scheduler if dice.random() < 0.2]:
+                leave(sequence)
         if scheduler:
             plan = step(scheduler, cache)
             assert plan.rows or plan.chunks
@@ -204,9 +217,7 @@ def test_every_row_sees_its_own_tokens_whoever_joins_leaves_and_makes_room(
             assert sum(len(chunk.tokens) for chunk in plan.chunks) <= prefill
         for sequence in list(scheduler):
             if len(sequence.new) >= sequence.max_new or dice.random() < 0.2:
-                sequence.spoiled = dice.random() < 0.2
-                scheduler.remove(sequence)
-                came.append(sequence.prompt + sequence.new)
+                leave(sequence)
 
     for sequence in list(scheduler):
         scheduler.remove(sequence)
