@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvloop
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with listen(arguments.port) as bound:
         serving = serve(bound, credentials, rules, announce=announce, stop_with_stdin=arguments.stop_with_stdin)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serving)
 
 
