@@ -52,7 +52,6 @@ class Client:
     def __init__(self, *, model: str, slots: int, api_key: str, ca_file: Path | None, limits: Limits) -> None:
         """Raises BadSetting if the certificates cannot be read."""
         self.model, self._limits = model, limits
-        self._closing: set[asyncio.Future[None]] = set()
         connections = httpx.Limits(
             max_connections=_THREADS * slots + _SPARE_CONNECTIONS,
             max_keepalive_connections=slots,
@@ -178,14 +177,7 @@ class Client:
                 raise Unreadable("the answer is compressed, which was not asked for")
             yield response
         finally:
-            await self._end(response)
-
-    async def _end(self, response: httpx.Response) -> None:
-        """Close an answer, also if whoever read it is cancelled again meanwhile: its connection would be lost."""
-        closing = asyncio.ensure_future(response.aclose())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-        await asyncio.shield(closing)
+            await response.aclose()
 
 
 async def _require_stream(response: httpx.Response, answer: Answer) -> None:

@@ -154,16 +154,16 @@ class OpenAIEngine:
             task.add_done_callback(functools.partial(self._served, answer))
 
     def _end(self, answer: Answer, reason: Finish) -> None:
-        """End it now with what it has; its connection is closed after that."""
-        answer.finish(reason)
-        self._leave(answer)
+        """End it now with what it has; its connection is closed after that, which a second cancel would disturb."""
+        if not answer.ended:
+            answer.finish(reason)
+            self._leave(answer)
 
     def _leave(self, answer: Answer) -> None:
         if timer := self._timers.pop(answer, None):
             timer.cancel()
         if task := self._running.get(answer):
-            if not task.cancelling():  # a second one would interrupt the closing
-                task.cancel()  # its slot is free when its connection is closed
+            task.cancel()  # its slot is free when its connection is closed
         else:
             self._waiting.discard(answer)
 

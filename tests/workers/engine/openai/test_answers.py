@@ -181,6 +181,22 @@ def test_a_stop_that_is_said_twice_closes_the_connection_too(engine_at: MakeEngi
         until(lambda number=number: server.left == number)  # type: ignore[misc]
 
 
+def test_a_stop_that_is_said_twice_before_the_answer_begins_closes_the_connection_too(
+    engine_at: MakeEngine, server: ModelServer
+) -> None:
+    engine = engine_at("silent")
+    for number in range(1, 21):
+        handle = engine.submit(ask("hello"))
+        until(lambda number=number: len(server.bodies()) == number)  # type: ignore[misc]
+
+        handle.cancel()
+        time.sleep(number * 5e-5)
+        handle.cancel()
+
+        assert handle.result().finish == "cancelled"
+        until(lambda: server.open == 0)
+
+
 def test_closing_ends_the_thread_and_every_connection(engine_at: MakeEngine, server: ModelServer) -> None:
     engine = engine_at("stall", slots=2)
     running, waiting = [engine.submit(ask("hello")) for _ in range(2)], engine.submit(ask("hello"))
