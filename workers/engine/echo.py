@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 from app.errors import EngineStopped
 from workers.engine.checks import check_messages, check_request
+from workers.engine.figures import Figures
 from workers.engine.fitting import Messages, fit_messages
 from workers.engine.interface import Finish, Handle, Request, Result
+from workers.engine.meter import Course, Meter
 from workers.engine.text import StopStrings
 from workers.engine.waiting import Waiting
 
@@ -33,6 +35,7 @@ class EchoEngine:
         self.slots = slots
         self._per_s = tokens_per_s
         self._clock = clock
+        self._meter = Meter(clock)
         self._state = threading.Condition()  # guards all below
         self._waiting: Waiting[_Echo] = Waiting()
         self._running: set[_Echo] = set()
@@ -46,7 +49,7 @@ class EchoEngine:
     def submit(self, request: Request) -> Handle:
         """Start a request. Raises RequestRejected, EngineStopped."""
         check_request(request)
-        echo = _Echo(request, self._cancel, now_s=self._clock())
+        echo = _Echo(request, self._cancel, self._meter.begin())
         with self._state:
             if self._closed:
                 raise EngineStopped("the engine was closed")
@@ -64,12 +67,17 @@ class EchoEngine:
     def alive(self) -> bool:
         return not self._closed
 
+    def figures(self) -> Figures:
+        """See `Engine.figures`. It has no cache, and nothing to begin anew."""
+        return self._meter.figures(slots=self.slots, running=len(self._running), waiting=len(self._waiting))
+
     def close(self) -> None:
         """End every request with EngineStopped."""
         with self._state:
             self._closed = True
             left = [*self._running, *self._waiting]
             self._running.clear()
+            self._waiting = Waiting()
             self._state.notify()
         for echo in left:
             echo.fail(EngineStopped("the engine was closed"))
@@ -136,12 +144,13 @@ class EchoEngine:
 class _Echo:
     """One request: its tokens and how many of them are out."""
 
-    def __init__(self, request: Request, cancel: Callable[["_Echo"], None], *, now_s: float) -> None:
+    def __init__(self, request: Request, cancel: Callable[["_Echo"], None], course: Course) -> None:
         self.request = request
         self.handle = _CancelNow(lambda: cancel(self))
         self.tokens = split(_question(request.messages))
-        self.ends_at_s = None if request.deadline_s is None else now_s + request.deadline_s
-        self.started_s = now_s
+        self.course = course
+        self.ends_at_s = None if request.deadline_s is None else course.asked_s + request.deadline_s
+        self.started_s = course.asked_s
         self.spoken = 0
         self.ended = False
         self._prompt_tokens = _measure(request.messages)
@@ -150,20 +159,30 @@ class _Echo:
 
     def speak(self, tokens: int) -> None:
         """Hand out the answer up to so many tokens, as one piece; ends after the last one."""
-        self._emit(self._stops.add("".join(self.tokens[self.spoken : tokens])))
-        self.spoken = min(max(tokens, self.spoken), len(self.tokens))
+        said, self.spoken = self.spoken, min(max(tokens, self.spoken), len(self.tokens))
+        if self.spoken > said:
+            self.course.prompt(0 if said else self._prompt_tokens)
+            self.course.token(self.spoken - said)
+        self._emit(self._stops.add("".join(self.tokens[said : self.spoken])))
         if self._stops.stopped or self.spoken == len(self.tokens):
             self._emit(self._stops.flush())
             self.finish("stop")
 
     def finish(self, reason: Finish) -> None:
         self.ended = True
-        prompt_tokens = _measure(self.request.messages)
-        result = Result(text="".join(self._text), finish=reason, prompt_tokens=prompt_tokens, new_tokens=self.spoken)
-        self.handle.finish(result)
+        self.course.end(reason)
+        self.handle.finish(
+            Result(
+                text="".join(self._text),
+                finish=reason,
+                prompt_tokens=self._prompt_tokens,
+                new_tokens=self.spoken,
+            )
+        )
 
     def fail(self, error: EngineStopped) -> None:
         self.ended = True
+        self.course.end("failed")
         self.handle.fail(error)
 
     def _emit(self, piece: str) -> None:

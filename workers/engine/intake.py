@@ -8,6 +8,7 @@ from workers.engine.checks import check_messages, check_sampling
 from workers.engine.fitting import fit_messages
 from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded
+from workers.engine.meter import Meter
 from workers.engine.prompts import Messages
 from workers.engine.sequence import Answer, Sequence
 
@@ -29,6 +30,7 @@ class Intake:
         new_handle: Callable[[], Handle] = Handle,
     ) -> None:
         self.max_tokens = max_tokens
+        self.meter = Meter(clock)
         self._prompts, self._vocabulary = loaded.prompts, loaded.vocabulary
         self._check, self._clock, self._new_handle = check, clock, new_handle
         self._state = threading.Condition()  # guards the next two
@@ -39,6 +41,11 @@ class Intake:
     def stopped(self) -> str | None:
         """Why nothing comes in any more; None while the engine is open."""
         return self._stopped
+
+    @property
+    def waiting(self) -> int:
+        """How many came that nobody has fetched yet."""
+        return len(self._arrived)
 
     def encode(self, messages: Messages) -> list[int]:
         """The prompt's tokens. Raises RequestRejected if the model's template does not take them."""
@@ -70,6 +77,7 @@ class Intake:
             handle=handle or self._new_handle(),
             prompt=prompt,
             max_new=min(request.max_new_tokens, self.max_tokens - len(prompt)),
+            course=self.meter.begin(),
             ends_at_s=None if request.deadline_s is None else self._clock() + request.deadline_s,
             answer=Answer(self._prompts.decode, request.stop),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from app.errors import EngineStopped, SwitchyardError
+from workers.engine.figures import Figures
 
 Finish = Literal["stop", "length", "cancelled", "deadline"]
 
@@ -124,6 +125,10 @@ class Engine(Protocol):
         ...
 
     def alive(self) -> bool: ...
+
+    def figures(self) -> Figures:
+        """What it counts, now; also when it is not alive any more."""
+        ...
 
     def close(self) -> None:
         """End every request with EngineStopped and free the model."""

@@ -11,12 +11,14 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from app.errors import BadSetting, EngineStopped, RequestRejected
 from workers.engine.batcher import Batcher, Output
 from workers.engine.checks import check_plain, check_request
+from workers.engine.figures import Figures
 from workers.engine.intake import Intake
 from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded, load_model
@@ -125,6 +127,20 @@ class PagedEngine:
     def alive(self) -> bool:
         return self._intake.stopped is None and self._thread.is_alive()
 
+    def figures(self) -> Figures:
+        """See `Engine.figures`. What of a prompt was found in the cache, and what was thrown out of it for want of
+        room, is the library's secret; `prompt_tokens` are of whole prompts."""
+        return replace(
+            self._intake.meter.figures(
+                slots=self.slots,
+                running=len(self._running),
+                waiting=len(self._waiting) + self._intake.waiting,
+            ),
+            cache_tokens=self._running.room_tokens,
+            cache_tokens_used=self._running.used_tokens,
+            restarts=self._restarts.count,
+        )
+
     def close(self) -> None:
         """End every request with EngineStopped. Returns when the step that is running has ended."""
         self._intake.stop("the engine was closed")
@@ -199,6 +215,8 @@ class PagedEngine:
                 self._readers.fail(sequence, EngineStopped("the engine could not run this request"))
             return
         at = len(sequence.new)
+        if not at and output.tokens:
+            sequence.course.prompt(len(sequence.prompt))
         for token, sound in zip(output.tokens[at:], output.sound[at:], strict=True):
             if not math.isfinite(sound):
                 self._readers.fail(sequence, RequestRejected("the model's numbers overflowed on this prompt"))

@@ -43,6 +43,7 @@ class Readers:
         """End it with an error."""
         sequence.spoiled = True
         self._remove(sequence)
+        sequence.course.end("failed")
         try:
             sequence.handle.fail(error)
         except Exception:

@@ -21,6 +21,16 @@ class Running:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._by_name.values())
 
+    @property
+    def room_tokens(self) -> int:
+        """The cache that requests may have."""
+        return self._pages.longest
+
+    @property
+    def used_tokens(self) -> int:
+        """The cache that they have, in whole pages."""
+        return (self._pages.room - self._free) * self._pages.page_tokens
+
     def next_name(self) -> str:
         """A name that no request had before: a late output of one that left goes to nobody else."""
         return str(next(self._names))

@@ -57,6 +57,12 @@ class Plan:
     rows: tuple[Row, ...]
     copies: tuple[Copy, ...] = ()
 
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens of prompts go in; of an answer that begins anew too, all but its last."""
+        firsts = sum(not row.sequence.new for row in self.rows)
+        return sum(len(chunk.tokens) for chunk in self.chunks) + firsts
+
 
 class Scheduler:
     """Lets sequences join by priority, then arrival; prompts get at most `prefill_tokens` a step between two tokens.
@@ -86,6 +92,11 @@ class Scheduler:
     def free_tokens(self) -> int:
         """Tokens of the cache that nobody who runs has."""
         return self.places.free
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens of the cache that those who run have. From any thread."""
+        return sum(span.tokens for span in list(self._running.values()))
 
     def in_flight(self) -> list[Sequence]:
         """Those that have a slot, in the order of joining."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workers.engine.interface import Finish, Handle, Request, Result
+from workers.engine.meter import Course, Meter
 from workers.engine.text import Characters, Decode, StopStrings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Sequence:
     max_new: int  # the request's own limit, or what the prompt leaves of the model's
     ends_at_s: float | None  # the deadline on the engine's clock
     answer: Answer
+    course: Course = field(default_factory=lambda: Meter().begin())
     new: list[int] = field(default_factory=list)  # with the token that ended it
     cached: int = 0
     arrived_s: float = 0.0  # when it came to the scheduler
@@ -70,6 +72,7 @@ class Sequence:
     def take(self, token: int, eos: frozenset[int]) -> Finish | None:
         """Add one answer token, hand its text to the reader; says if this was the last one."""
         self.new.append(token)
+        self.course.token()
         if token in eos:
             return "stop"
         self.show(self.answer.add(token))
@@ -85,6 +88,7 @@ class Sequence:
         """Give the reader the rest of the text and the result."""
         if reason in ("stop", "length"):  # otherwise a stop string might have followed: its beginning stays hidden
             self.show(self.answer.flush())
+        self.course.end(reason)
         self.handle.finish(
             Result(
                 text=self.answer.text,

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from app.errors import EngineStopped, RequestRejected
 from workers.engine.adapter_rules import AdapterRules, AdapterStatus
 from workers.engine.adapters import Adapters
 from workers.engine.checks import check_messages, check_sampling
+from workers.engine.figures import Figures
 from workers.engine.intake import Intake
 from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded, load_model
@@ -76,6 +78,7 @@ class SlotsEngine:
         self._intake = Intake(loaded, max_tokens=self.max_tokens, check=_check, clock=clock)
         self._readers = Readers(loaded.eos, remove=self._remove)
         self._restarts = Restarts(clock)
+        self._cache_tokens, self._eased = cache_tokens, 0
         self._thread = threading.Thread(target=self._run, args=(runner,), name="engine", daemon=True)
         self._thread.start()
 
@@ -155,6 +158,22 @@ class SlotsEngine:
     def alive(self) -> bool:
         return self._intake.stopped is None and self._thread.is_alive()
 
+    def figures(self) -> Figures:
+        """See `Engine.figures`. All of them are known."""
+        return replace(
+            self._intake.meter.figures(
+                slots=self.slots,
+                running=self._scheduler.running,
+                waiting=self._scheduler.waiting + self._intake.waiting,
+            ),
+            reused_tokens=self._scheduler.places.reused_tokens,
+            cache_tokens=self._cache_tokens,
+            cache_tokens_used=self._scheduler.used_tokens,
+            evictions=self._scheduler.places.evictions,
+            restarts=self._restarts.count,
+            out_of_memory=self._eased,
+        )
+
     def close(self) -> None:
         """End every request with EngineStopped. Returns when the step that is running has ended."""
         self._intake.stop("the engine was closed")
@@ -213,12 +232,14 @@ class SlotsEngine:
                 raise
             self._ease(runner, plan)
         else:
+            self._intake.meter.prompt(plan.prompt_tokens)
             self._hand_out(plan.rows, tokens)
 
     def _ease(self, runner: Runner, plan: Plan) -> None:
         """Do less at once, and say no to one that has no memory even by itself."""
         log.warning("out of memory", extra={"in_flight": self._scheduler.running})
         runner.spare()
+        self._eased += 1
         if not self._scheduler.ease(plan):
             (alone,) = self._scheduler.in_flight()
             self._readers.fail(alone, RequestRejected(TOO_LARGE))

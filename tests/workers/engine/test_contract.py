@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.errors import EngineStopped, RequestRejected
-from tests.workers.engine.asking import ask, first_piece
+from tests.workers.engine.asking import ask, first_piece, until
 from tests.workers.engine.openai.model_server import MODEL, model_server
 from workers.engine.echo import EchoEngine
+from workers.engine.figures import ENDS, Spread
 from workers.engine.interface import Engine, Request
 from workers.engine.openai.engine import OpenAIEngine
 
@@ -192,3 +193,57 @@ def test_a_conversation_that_fits_stays_as_it_is(make: MakeEngine) -> None:
     messages = (("system", "Be short."), ("user", "Hi"), ("assistant", "Hello"), ("user", "How are you?"))
 
     assert make(1).fit(messages, 16) == messages
+
+
+def test_figures_add_up_after_a_known_set_of_requests(make: MakeEngine) -> None:
+    """Two are answered, one is cancelled while it runs; two never run: one is cancelled, one's time is over."""
+    engine = make(1)
+    answered = [engine.submit(ask(f"Say {n} words", max_new_tokens=5)).result() for n in range(2)]
+    running = engine.submit(ask(LONG, max_new_tokens=ENDLESS))
+    first_piece(running)
+    waiting = [engine.submit(ask("x", max_new_tokens=4)), engine.submit(ask("x", max_new_tokens=4, deadline_s=0.05))]
+    waiting[1].result()
+    until(lambda: engine.figures().waiting == 1)
+    during = engine.figures()
+    waiting[0].cancel()
+    running.cancel()
+    begun = [*answered, running.result()]
+    until(lambda: engine.figures().running == 0)  # a connection is closed after its reader heard of the end
+
+    after = engine.figures()
+    reasons = [result.finish for result in (*begun, *(handle.result() for handle in waiting))]
+    assert (during.slots, during.running) == (1, 1)
+    assert after.waiting == 0
+    assert after.ended == {how: reasons.count(how) for how in ENDS}  # type: ignore[arg-type]
+    assert (after.ended["cancelled"], after.ended["deadline"], after.ended["failed"]) == (2, 1, 0)
+    assert after.prompt_tokens + (after.reused_tokens or 0) == sum(result.prompt_tokens for result in begun)
+    assert after.generated_tokens == sum(result.new_tokens for result in begun)
+    assert of(after.first_token_s) == len(begun)
+    assert of(after.output_token_s) == sum(result.new_tokens > 1 for result in begun)
+    assert after.prompt_tokens >= during.prompt_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "known"),
+    [
+        ("slots", {"reused_tokens", "cache_tokens", "cache_tokens_used", "evictions", "restarts", "out_of_memory"}),
+        ("paged", {"cache_tokens", "cache_tokens_used", "restarts"}),
+        ("openai", set()),
+        ("echo", set()),
+    ],
+    indirect=["make"],
+)
+def test_what_an_engine_cannot_know_is_not_there(make: MakeEngine, known: set[str]) -> None:
+    """A server far away has a cache too, and a 0 would say that it is empty."""
+    plain = make(1).figures().plain()
+
+    everybodys = {"version", "slots", "running", "waiting", "prompt_tokens", "generated_tokens", "ended"}
+    assert set(plain) == everybodys | {"first_token_s", "output_token_s"} | known
+
+
+def of(spread: Spread) -> int:
+    """How many times are in it."""
+    assert len(spread.counts) == len(spread.bounds) + 1
+    assert min(spread.counts) >= 0
+    assert spread.sum_s >= 0
+    return sum(spread.counts)

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Final
 
 from app.errors import EngineStopped, SwitchyardError
+from workers.engine.figures import End
 from workers.engine.interface import Finish, Handle, Request, Result
+from workers.engine.meter import Course
 from workers.engine.openai.chunks import Chunk, Halves, Usage
 from workers.engine.openai.estimate import estimated
 from workers.engine.openai.failures import Failure, judge, read_error, status_of
@@ -21,8 +23,8 @@ class Answer:
     `messages` and `max_new_tokens` are the request's own, or less where the server's context is smaller.
     """
 
-    def __init__(self, request: Request, handle: Handle) -> None:
-        self.request, self.handle = request, handle
+    def __init__(self, request: Request, handle: Handle, course: Course) -> None:
+        self.request, self.handle, self.course = request, handle, course
         self.on_begin: Callable[[], None] = lambda: None
         self.messages, self.max_new_tokens = request.messages, request.max_new_tokens
         self.shortened = False
@@ -70,8 +72,7 @@ class Answer:
         """Tell the reader the result, if nothing ended it before."""
         if self.ended:
             return
-        self.ended = True
-        usage = self._usage or Usage(prompt_tokens=estimated(self.messages), new_tokens=self._tokens)
+        usage = self._end(reason)
         self.handle.finish(
             Result(
                 text="".join(self._pieces),
@@ -84,12 +85,21 @@ class Answer:
     def fail(self, error: SwitchyardError) -> None:
         """Tell the reader the error, if nothing ended it before."""
         if not self.ended:
-            self.ended = True
+            self._end("failed")
             self.handle.fail(error)
 
     def lost(self, reason: str) -> Exception:
         """What to raise when the server's answer breaks off here."""
         return EngineStopped(reason) if self.begun else Failure("failed", reason)
+
+    def _end(self, how: End) -> Usage:
+        """Count it; with the tokens by the server's word, else by what came."""
+        self.ended = True
+        usage = self._usage or Usage(prompt_tokens=estimated(self.messages), new_tokens=self._tokens)
+        if self.begun:
+            self.course.prompt(usage.prompt_tokens)
+        self.course.end(how, usage.new_tokens)
+        return usage
 
     def _broken(self, chunk: Chunk) -> Exception:
         if self.begun or chunk.error is None:
@@ -105,6 +115,7 @@ class Answer:
             self.handle.begin()
             self.on_begin()
         self._tokens += 1
+        self.course.token()
         self._chars += len(chunk.text)
         if chunk.thinks and not self.ended:
             self.handle.emit("")  # whoever waits for a sign of life has one

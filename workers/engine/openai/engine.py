@@ -18,8 +18,10 @@ from typing import Any, Final, TypeVar
 
 from app.errors import EngineStopped, SwitchyardError
 from workers.engine.checks import check_messages, check_plain, check_sampling
+from workers.engine.figures import Figures
 from workers.engine.fitting import Messages
 from workers.engine.interface import Finish, Handle, Request
+from workers.engine.meter import Meter
 from workers.engine.openai.answer import Answer
 from workers.engine.openai.client import Client, Limits
 from workers.engine.openai.context import Context
@@ -56,6 +58,7 @@ class OpenAIEngine:
         self._servers = Servers(urls)
         self._context = Context(self._client, self._servers, max_tokens=max_tokens)
         self._relay = Relay(self._client, self._servers, self._context)
+        self._meter = Meter()
         self._waiting: Waiting[Answer] = Waiting()  # this and the next two: in the loop's thread alone
         self._running: dict[Answer, asyncio.Task[None]] = {}
         self._timers: dict[Answer, asyncio.TimerHandle] = {}
@@ -79,7 +82,7 @@ class OpenAIEngine:
         check_sampling(request)
         check_plain(request, adapters=True)
         handle = _CancelNow()
-        answer = Answer(request, handle)
+        answer = Answer(request, handle, self._meter.begin())
         handle.on_cancel = lambda: self._tell(self._end, answer, "cancelled")
         if not self._tell(self._enter, answer):
             raise EngineStopped("the engine was closed")
@@ -100,6 +103,10 @@ class OpenAIEngine:
 
     def alive(self) -> bool:
         return not self._closed and self._thread.is_alive()
+
+    def figures(self) -> Figures:
+        """See `Engine.figures`. Tokens by the servers' own count where they tell it; their caches are theirs."""
+        return self._meter.figures(slots=self.slots, running=len(self._running), waiting=len(self._waiting))
 
     def close(self) -> None:
         """End every request with EngineStopped and close every connection."""
