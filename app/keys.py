@@ -73,4 +73,5 @@ def listening(machine: str) -> str:
 
 
 SWEEPER = "sweeper"
+ENGINES = "engines"  # what each engine says of itself, for a few seconds
 BROKER = "broker"  # the life of the broker that the sweeper saw last, its age is in its time to live

@@ -1,4 +1,5 @@
-"""What operators measure: how long the lines are, and how much room is left. Read from the record when asked.
+"""What operators measure: how long the lines are, how much room is left, what the engines do. Read from the record
+when asked.
 
 Counts and times alone: no person's words and no conversation are in a name or a label. A reading is kept for a second
 and bounded in time, so that many who ask are no load.
@@ -16,6 +17,8 @@ from prometheus_client.registry import Collector
 
 from app.census import count_dead_letters, take_census
 from app.disk import Disk
+from app.engine_metrics import engine_metrics
+from app.engines import read_engines
 from app.keys import Box
 from app.redis import Store
 from app.room import NO_ANSWER, What, memory_of, shortage_of_disk, shortages_of_record
@@ -80,7 +83,7 @@ def read(settings: Settings) -> list[Metric]:
     try:
         with closing(Store(url, deadline_s=_PATIENCE_S, timeout_s=_PATIENCE_S)) as store:
             full |= {one.what for one in shortages_of_record(store, settings.waiting_limit)}
-            metrics += [*_lines(store), *_memory(store)]
+            metrics += [*_lines(store), *_memory(store), *engine_metrics(read_engines(store))]
     except NO_ANSWER:
         return [_up(False), _full(full), *metrics]
     limit = _gauge("waiting_limit", "how many messages may wait in all inboxes together", settings.waiting_limit)

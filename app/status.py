@@ -1,6 +1,7 @@
 """What `switchyard status` says: what waits, how long, and what to do about it."""
 
 from app.census import count_dead_letters
+from app.engines import read_engines
 from app.errors import StoreUnavailable
 from app.installation import limits_of, mailboxes
 from app.mailbox import Mailbox
@@ -35,6 +36,7 @@ def _mailboxes(settings: Settings) -> list[str]:
             *lines,
             f"dead letters: {count_dead_letters(store)}",
             *_card_calls(store, settings.card_calls_per_month),
+            *_engines(store),
         ]
     except StoreUnavailable as exc:
         return [f"FAULT the record does not answer ({exc}): look at data/logs/redis-1.log or SWITCHYARD_REDIS_URL"]
@@ -56,6 +58,14 @@ def _card_calls(store: Store, limit: int) -> list[str]:
         return []
     used = MonthlyCalls(store, limit).used()
     return [f"card calls this month: {used} of {limit}" + (", answers go as Markdown" if used >= limit else "")]
+
+
+def _engines(store: Store) -> list[str]:
+    return [
+        f"engine {worker}: {one.running} of {one.slots} slots in use, {one.waiting} waiting, "
+        f"{one.tokens_per_s or 0:g} tokens/s"
+        for worker, one in read_engines(store).items()
+    ]
 
 
 def _queues(settings: Settings) -> list[str]:

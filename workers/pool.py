@@ -70,6 +70,7 @@ class PoolProcess:
         self.celery = create_celery(f"switchyard.{pool}", settings.broker_url.get_secret_value())
         on_rabbitmq = is_rabbitmq(settings.broker_url.get_secret_value())
         self.celery.conf.worker_consumer = QuorumConsumer if on_rabbitmq else TidyConsumer
+        self.node = ""  # what Celery calls this process
         self._pool = pool
         self._open_desk = open_desk
         self._connect_signals()
@@ -122,7 +123,8 @@ class PoolProcess:
     def _on_setup_logging(self, **_: Any) -> None:
         setup_logging(self._pool, level=self.settings.log_level, style=self.settings.log_format)
 
-    def _on_init(self, **_: Any) -> None:
+    def _on_init(self, sender: Any, **_: Any) -> None:
+        self.node = sender.hostname
         end_with_parent(self._on_orphaned)
         signal.signal(EVERYTHING_STOPS, self._on_everything_stops)
         try:

@@ -1,10 +1,12 @@
 """The pool `text`: answers texts with the engine that it holds. `celery -A workers.text worker -Q text -P threads`."""
 
+from app.machine import worker_name
 from app.settings import load_settings
 from workers.desks import turn_desk
 from workers.engine.adapter_rules import AdapterRules
 from workers.engine.build import Remote, build_engine
 from workers.pool import PoolProcess
+from workers.reporter import Reporter
 from workers.turn import Desk, run_turn
 
 desk: Desk
@@ -32,6 +34,8 @@ def open_desk(process: PoolProcess) -> None:
         adapters=AdapterRules(folder=settings.adapters, most_bytes=settings.adapters_mb << 20),
     )
     desk = turn_desk(process, engine=engine)
+    name = worker_name(process.node, settings.data_dir)
+    Reporter(settings.redis_url.get_secret_value(), name, engine.figures).start()
 
 
 process = PoolProcess("text", load_settings(), open_desk)

@@ -62,6 +62,7 @@ def start(
     """Start a worker that is ended with the test, whatever happens."""
     urls = {"redis_url": valkey_url, "broker_url": broker_url}
     usual = {"SWITCHYARD_ENGINE": "echo", "SWITCHYARD_LOCALE": "en", **platform.environment()}
+    usual["SWITCHYARD_DATA_DIR"] = str(tmp_path / "data")
     numbers = count(1)
     with ExitStack() as stack:
 
