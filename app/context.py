@@ -14,6 +14,7 @@ log = structlog.get_logger()
 
 MAX_BYTES = 64 * 1024
 MAX_LINES = 50
+_KEPT_BYTES, _KEPT_LINES = MAX_BYTES * 3 // 4, 38  # of a conversation that was longer than that
 
 
 def recall(store: Store, conversation: str) -> tuple[Said, ...]:
@@ -34,9 +35,12 @@ def recall(store: Store, conversation: str) -> tuple[Said, ...]:
 def extended(history: tuple[Said, ...], question: str, answer: str) -> bytes:
     """The history with one more question and answer, as it is stored; the oldest lines go first.
 
-    At most 50 lines and 64 KiB; a question or answer that is too long for that alone is not kept.
+    At most 50 lines and 64 KiB; a question or answer that is too long for that alone is not kept. Who has more loses
+    the oldest quarter at once: then it begins alike for several turns, and an engine has it in its cache.
     """
-    lines = [*history, Said("user", question), Said("assistant", answer)][-MAX_LINES:]
-    while len(stored := encode(Remembered(lines=tuple(lines)))) > MAX_BYTES and lines:
+    lines = [*history, Said("user", question), Said("assistant", answer)]
+    most_lines, most_bytes = MAX_LINES, MAX_BYTES
+    while len(stored := encode(Remembered(lines=tuple(lines)))) > most_bytes or len(lines) > most_lines:
         del lines[:2]
+        most_lines, most_bytes = _KEPT_LINES, _KEPT_BYTES if len(lines) > 2 else MAX_BYTES
     return stored

@@ -1,5 +1,7 @@
 """What was said before: bounded when it is written, gone when it has expired."""
 
+import math
+
 import pytest
 
 from app import keys
@@ -21,13 +23,26 @@ def test_what_was_kept_is_recalled(store: Store) -> None:
     assert recall(store, CONVERSATION) == (Said("user", "早上好"), Said("assistant", "hello"))
 
 
-def test_the_newest_lines_stay() -> None:
+def test_the_newest_lines_stay_and_begin_alike_for_several_turns() -> None:
+    """What moves at every turn is in no engine's cache."""
     history: tuple[Said, ...] = ()
-    for number in range(40):
+    beginnings: list[str] = []
+    for number in range(100):
         history = decode_context(extended(history, f"question {number}", f"answer {number}"))
+        assert len(history) <= MAX_LINES
+        assert history[-1].text == f"answer {number}"
+        assert len(history) >= min(2 * (number + 1), 38)
+        beginnings.append(history[0].text)
 
-    assert len(history) == MAX_LINES
-    assert (history[0].text, history[-1].text) == ("question 15", "answer 39")
+    assert len(set(beginnings)) == 1 + math.ceil((200 - MAX_LINES) / 14)
+
+
+def test_the_newest_stays_if_it_has_room_by_itself() -> None:
+    old = (Said("user", "x" * 20_000), Said("assistant", "yes"))
+
+    history = decode_context(extended(old, "y" * (MAX_BYTES - 10_000), "no"))
+
+    assert [line.text for line in history] == ["y" * (MAX_BYTES - 10_000), "no"]
 
 
 @pytest.mark.parametrize("character", ["a", "汉", '"'])

@@ -15,7 +15,7 @@ from tests.workers.engine.test_paged import (  # noqa: F401  # the tests are run
     test_a_follow_up_computes_what_is_new_and_answers_the_same,
     test_each_of_many_threads_reads_its_own_answer_as_it_is_written,
     test_two_hundred_cancels_at_random_moments_leave_nothing_behind,
-    test_when_the_library_dies_those_in_flight_are_told_and_the_weights_are_kept,
+    test_when_the_library_ends_without_a_word_those_in_flight_are_told,
 )
 from workers.engine.build import suited_kind
 from workers.engine.paged import PagedEngine

@@ -10,11 +10,13 @@ Measure = Callable[[Messages], int]
 
 GAP = "\n…\n"  # stands where the middle of a text was cut out
 CHARS_PER_TOKEN = 32  # no usual text has more; spares measuring what is far too long
+STEPS = 4  # a long conversation loses its oldest quarter at once, not a little at every turn
 
 
 def fit_messages(messages: Messages, *, limit_tokens: int, max_new_tokens: int, measure: Measure) -> Messages:
     """Drop the oldest messages, never a leading system message nor the last, until the answer fits too.
 
+    What is left begins at the same message for several turns: an engine has it in its cache then.
     If the last message alone is too long, its middle is cut out. An answer may take at most half of the limit here:
     when more is asked for, the prompt still gets the other half.
 
@@ -22,13 +24,16 @@ def fit_messages(messages: Messages, *, limit_tokens: int, max_new_tokens: int, 
         RequestRejected: not even the leading system message leaves room.
     """
     room = limit_tokens - min(max_new_tokens, limit_tokens // 2)
-    if not messages or measure(messages) <= room:
+    if not messages or (whole := measure(messages)) <= room:
         return messages
+    step = max(1, room // STEPS)
+    dropped = -(-(whole - room) // step) * step
     first = 1 if messages[0][0] == "system" and len(messages) > 1 else 0
     candidates = [messages[:first] + messages[start:] for start in _starts(messages, first)]
-    fits = bisect_left(candidates, True, key=lambda candidate: measure(candidate) <= room)
-    if fits < len(candidates):
-        return candidates[fits]
+    for most in (whole - dropped, room):
+        fits = bisect_left(candidates, True, key=lambda candidate, most=most: measure(candidate) <= most)  # type: ignore[misc]
+        if fits < len(candidates):
+            return candidates[fits]
     return _cut_last(candidates[-1], room, measure)
 
 

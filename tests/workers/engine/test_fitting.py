@@ -37,6 +37,21 @@ def test_an_answer_does_not_stay_without_its_question() -> None:
     assert fit(messages, limit_tokens=10) == (("user", "six"),)
 
 
+def test_what_is_left_begins_alike_for_several_turns() -> None:
+    """What moves at every turn is in no engine's cache. A quarter of the room at most stays free for that."""
+    messages: Messages = (("system", "be kind"),)
+    beginnings = []
+    for turn in range(100):
+        messages += (("user", f"question {turn} of many"), ("assistant", f"answer {turn}"))
+        fitted = fit((*messages, ("user", "and now")), limit_tokens=84)
+        beginnings.append(fitted[1])
+        assert fitted[-1] == ("user", "and now")
+        if fitted[1:] != (*messages[1:], ("user", "and now")):
+            assert by_words(fitted) > 80 * 3 / 4 - 8
+
+    assert len(set(beginnings)) <= 1 + 100 * 8 / (80 / 4)  # eight words a turn, a fourth of the room at a time
+
+
 def test_a_last_message_that_is_too_long_loses_its_middle() -> None:
     text = " ".join(str(n) for n in range(1000))
 

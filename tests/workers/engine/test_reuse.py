@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from app.errors import RequestRejected
+from app.errors import EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask, until
+from tests.workers.engine.breaking import Breaking, outcome
 from tests.workers.engine.exactness import Judge
 from tests.workers.engine.tiny import as_loaded, tiny_llama
+from workers.engine.interface import Request
 from workers.engine.sequence import Sequence
 from workers.engine.serving import serve
 from workers.engine.slots import KEEP_S, SlotsEngine
@@ -80,6 +82,18 @@ def test_what_came_of_numbers_that_overflowed_is_nobodys_beginning(model: "Loade
     judge.check(sequence.prompt, sequence.new)
 
 
+def test_what_was_in_the_cache_when_the_device_erred_is_nobodys_beginning(model: "Loaded", make: MakeKeeping) -> None:
+    engine, judge = make(), Judge(model, NEW)
+    answered(engine, HISTORY)
+    with Breaking(serve(model.model), RuntimeError("a device error"), times=1):
+        assert isinstance(outcome(engine.start([1, 2, 3], ask("")).handle), EngineStopped)
+
+    sequence = answered(engine, HISTORY)
+
+    assert engine.figures().reused_tokens == 0
+    judge.check(sequence.prompt, sequence.new)
+
+
 def test_an_engine_that_nobody_asks_gives_its_memory_back(model: "Loaded", make: MakeKeeping) -> None:
     """And begins from nothing when somebody comes after all."""
     engine, judge = make(keep_s=0.01), Judge(model, NEW)
@@ -101,3 +115,19 @@ def test_an_engine_that_is_idle_for_a_moment_keeps_what_was_said(make: MakeKeepi
     answered(engine, HISTORY)
 
     assert engine._scheduler.places.reused_tokens == len(HISTORY) - 1
+
+
+def test_a_chat_that_is_longer_than_the_model_finds_most_of_itself_in_the_cache(make: MakeKeeping) -> None:
+    """It loses its oldest messages, but not at every turn."""
+    engine = make()
+    messages: tuple[tuple[str, str], ...] = ()
+    prompts = 0
+    for turn in range(40):
+        messages += (("user", f"{turn} is what I ask"),)
+        asked = Request(messages=engine.fit(messages, NEW), max_new_tokens=NEW)
+        answer = engine.submit(asked).result()
+        messages += (("assistant", answer.text),)
+        prompts += answer.prompt_tokens
+
+    assert answer.prompt_tokens > 0.7 * (engine.max_tokens - NEW)
+    assert engine.figures().reused_tokens > 0.75 * prompts  # type: ignore[operator]
