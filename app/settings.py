@@ -1,7 +1,7 @@
 """Settings: environment variables and a `.env`, read by entry points only; everything below receives values.
 
 A wrong value stops the start with its name and what would be right. The settings table of the README is made from
-this page (`python -m app.settings`).
+this page (`python -m app.settings_table`).
 """
 
 import difflib
@@ -339,7 +339,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         lines = [
-            f"{_variable(str(error['loc'][0]))}: {what_is_right(error['type'], error.get('ctx', {}))}"
+            f"{variable(str(error['loc'][0]))}: {what_is_right(error['type'], error.get('ctx', {}))}"
             for error in exc.errors()
         ]
         raise BadSetting("\n".join(lines)) from exc
@@ -354,15 +354,16 @@ def unknown_variables() -> list[str]:
 
 def closest_variable(name: str) -> str:
     """The setting that a misspelt name probably means; empty if none is near."""
-    offered = [_variable(field) for field, known in Settings.model_fields.items() if known.description is not None]
+    offered = [variable(field) for field, known in Settings.model_fields.items() if known.description is not None]
     return next(iter(difflib.get_close_matches(name.upper(), offered, n=1, cutoff=0.75)), "")
 
 
 def _variables() -> list[str]:
-    return [_variable(field) for field in Settings.model_fields]
+    return [variable(field) for field in Settings.model_fields]
 
 
-def _variable(field: str) -> str:
+def variable(field: str) -> str:
+    """The environment variable of a field."""
     return field.upper() if field.upper().startswith("DINGTALK_") else f"SWITCHYARD_{field.upper()}"
 
 
@@ -377,25 +378,3 @@ def _named_numbers(text: str, names: Collection[str], how: str) -> dict[str, int
             raise ValueError(f"names {name} twice; {how}")
         numbers[name] = int(number)
     return numbers
-
-
-def settings_table() -> str:
-    """The settings as a Markdown table, for the README."""
-    rows = ["| variable | default | what it is |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        if field.description is None:
-            continue
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, SecretStr):
-            default = default.get_secret_value()
-        if isinstance(default, dict):
-            default = ",".join(f"{key}={value}" for key, value in default.items())
-        shown = (
-            f"`{default:g}`" if isinstance(default, float) else f"`{default}`" if default not in ("", None, ()) else ""
-        )
-        rows.append(f"| `{_variable(name)}` | {shown} | {field.description} |")
-    return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    print(settings_table())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import settings_table
+from app.settings_table import settings_table
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -24,7 +24,7 @@ def names_and_defaults(table: str) -> list[tuple[str, str]]:
 
 
 def test_the_settings_table_is_the_one_that_the_code_prints() -> None:
-    """`python -m app.settings` prints it."""
+    """`python -m app.settings_table` prints it."""
     assert between_markers(README, "settings") == settings_table()
 
 

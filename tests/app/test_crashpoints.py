@@ -11,7 +11,8 @@ import pytest
 from app import crashpoints
 from app.crashpoints import POINTS, Obeyed, Order, Point, crashpoint, give_order, give_orders_once, obeyed, read_orders
 from app.errors import BadSetting
-from app.settings import load_settings, settings_table, unknown_variables
+from app.settings import load_settings, unknown_variables
+from app.settings_table import settings_table
 from tests.app.supervised import CREDENTIALS, ROOT, environment, eventually, switchyard
 from tests.valkey import free_port
 
