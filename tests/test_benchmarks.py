@@ -167,6 +167,18 @@ def test_adapters_are_measured_beside_the_same_steps_without_any() -> None:
     assert all(value > 0 for value in found.values())
 
 
+@pytest.mark.parametrize("kind", ["slots", "paged"])
+def test_everybody_who_asked_a_dying_engine_is_counted(kind: str) -> None:
+    """All eight are told at last, and those whose answers broke off."""
+    from benchmarks.dying import PEOPLE, measure
+    from tests.workers.engine.tiny import as_loaded, tiny_llama
+
+    found = values(measure(kind, as_loaded(tiny_llama()), 1))
+
+    assert found[f"{kind}: requests that got an error"] > PEOPLE
+    assert found[f"{kind}: worst wait for it"] > 0
+
+
 def test_renewals_are_watched_under_each_load(store: Store) -> None:
     """The figures are the gaps between renewals that the record answered, as ratios to the interval of the lease."""
     loads: dict[str, renewals.Load] = {"idle": nullcontext, "busy": lambda: renewals.spinning(threads=1)}
