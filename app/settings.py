@@ -179,6 +179,10 @@ class Settings(BaseSettings):
         description="a folder of LoRA adapters, which skills may name; `auto` is `slots` then",
     )
     adapters_mb: int = Field(1024, ge=1, le=2**24, description="memory of a text worker for adapters")
+    compile: bool = Field(False, description="`slots` has torch compile its layers: slower on a CPU, try it on a GPU")
+    cuda_graphs: bool = Field(
+        True, description="`paged` captures its steps on a GPU; `false` saves the memory of that and some of the start"
+    )
     echo_tokens_per_s: float = Field(0.0, ge=0, description="speed of `echo` for each answer; 0: at once")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")

@@ -32,6 +32,8 @@ def open_desk(process: PoolProcess) -> None:
             silence_s=settings.silence_limit_s,
         ),
         adapters=AdapterRules(folder=settings.adapters, most_bytes=settings.adapters_mb << 20),
+        compiled=settings.compile,
+        cuda_graphs=settings.cuda_graphs,
     )
     desk = turn_desk(process, engine=engine)
     name = worker_name(process.node, settings.data_dir)

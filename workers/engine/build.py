@@ -30,12 +30,14 @@ def build_engine(
     cache_tokens: int = 0,
     remote: Remote | None = None,
     adapters: AdapterRules | None = None,
+    compiled: bool = False,
+    cuda_graphs: bool = True,
 ) -> Engine:
     """Start an engine. `model`: a folder or hub name; empty: the demo model, converted into `cache_dir` once.
 
     `kind` "auto" is the one that suits the device. With `openai` the model is its name at the servers of `remote`.
     `cache_tokens`: what all running requests may hold together; 0: `max_tokens` for each slot. `adapters`: if some are
-    to be had, "auto" is the engine that runs them.
+    to be had, "auto" is the engine that runs them. `compiled` is for `slots`, `cuda_graphs` for `paged`.
 
     Raises:
         BadSetting: there is no such kind, or the model cannot be loaded; the text says what would be right.
@@ -52,14 +54,21 @@ def build_engine(
 
         name = model or str(prepare_demo_model(cache_dir))
         return SlotsEngine.load(
-            name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None, adapters=adapters
+            name,
+            slots=slots,
+            max_tokens=max_tokens,
+            cache_tokens=cache_tokens or None,
+            adapters=adapters,
+            compiled=compiled,
         )
     if kind == "paged":
         from workers.engine.demo_model import prepare_demo_model
         from workers.engine.paged import PagedEngine
 
         name = model or str(prepare_demo_model(cache_dir))
-        return PagedEngine.load(name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None)
+        return PagedEngine.load(
+            name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None, graphs=cuda_graphs
+        )
     if kind == "openai" and remote is not None:
         return _connect(remote, model=model, slots=slots, max_tokens=max_tokens)
     raise BadSetting(f"SWITCHYARD_ENGINE: {kind} is none; take auto, slots, paged, openai or echo")

@@ -93,6 +93,7 @@ class PagedEngine:
         device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
+        graphs: bool = True,
     ) -> "PagedEngine":
         """Load a folder or hub name. `threads`: of torch on a CPU; None: all cores but one.
 
@@ -101,7 +102,7 @@ class PagedEngine:
         """
         loaded = load_model(model, device=device, dtype=dtype)
         torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))  # also of threads that begin later
-        return cls(loaded, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens)
+        return cls(loaded, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens, graphs=graphs)
 
     def submit(self, request: Request) -> Handle:
         """Start a request. Its answer is at most what the prompt leaves of `max_tokens`, with finish "length".

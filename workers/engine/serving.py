@@ -25,35 +25,54 @@ TRIAL_CHUNK = 4  # tokens a step: the first prompt takes two, the second joins w
 DIFFERENCE = {torch.float32: 1e-3}  # of the largest logit; half precision rounds more
 DIFFERENCE_HALF = 0.1
 
-_served: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # engines on one loaded model share what is made of it
+# Engines on one loaded model share what is made of it, compiled or not.
+_served: WeakKeyDictionary[Any, dict[bool, Any]] = WeakKeyDictionary()
 
 
-def serve(model: Any) -> Any:
-    """The model to run. It is the same one for the same loaded model.
+def serve(model: Any, *, compiled: bool = False) -> Any:
+    """The model to run. It is the same one for the same loaded model. `compiled`: see `compile_layers`.
 
     Raises:
         BadSetting: it does not compute what the loaded model computes; the text says why.
     """
-    if model not in _served:
+    known = _served.setdefault(model, {})
+    if compiled not in known:
         name = model.config.get_text_config().model_type
         try:
-            served = _made_of(model)
+            served = _made_of(model, compiled)
             found = trial(served)
         except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
-            raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}: {exc}") from exc
+            why = f"{exc}".partition("\n")[0]  # torch goes on for pages about a compiler
+            if compiled:
+                raise BadSetting(f"SWITCHYARD_COMPILE: torch cannot compile {name}: {why}; leave it out") from exc
+            raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}: {why}") from exc
         _compare(model, found, name)
-        _served[model] = served
-    return _served[model]
+        known[compiled] = served
+    return known[compiled]
 
 
-def _made_of(model: Any) -> Any:
+def _made_of(model: Any, compiled: bool) -> Any:
     """New modules around the same tensors, except for linear layers that are packed."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     served = copy.deepcopy(model, shared)
     served.set_attn_implementation(PACKED)
-    if can_pack(served):
+    if compiled:
+        compile_layers(served)
+    elif can_pack(served):
         pack_linears(served)
     return served
+
+
+def compile_layers(served: Any) -> None:
+    """Let torch compile each layer but for its attention, whose work is another one at each step.
+
+    It happens at the first tokens. On a CPU a step then takes longer (`python -m benchmarks.steps`); on a GPU, where a
+    step is many small kernels, it may take less.
+    """
+    for layer in served.base_model.layers:
+        for name, part in layer.named_children():
+            if name != "self_attn":
+                part.compile(dynamic=True)
 
 
 def _compare(model: Any, found: list[Tensor], name: str) -> None:

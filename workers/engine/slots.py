@@ -54,11 +54,12 @@ class SlotsEngine:
         prefill_tokens: int | None = None,
         keep_s: float = KEEP_S,
         adapters: AdapterRules | None = None,
+        compiled: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`cache_tokens`: what all running requests together may hold; None: `max_tokens` for every slot.
 
-        `keep_s`: when nobody asked for so long, what was kept for follow-ups is forgotten.
+        `keep_s`: when nobody asked for so long, what was kept for follow-ups is forgotten. `compiled`: by torch.
 
         Raises:
             BadSetting: the model is of a kind that this engine does not run, or the cache does not fit into memory.
@@ -67,7 +68,7 @@ class SlotsEngine:
         self.slots = slots
         self.max_tokens = min(max_tokens, loaded.length or max_tokens, cache_tokens)  # prompt and answer together
         prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(loaded.model.device.type, 2048)
-        served = serve(loaded.model)
+        served = serve(loaded.model, compiled=compiled)
         runner = Runner(served, cache_tokens=cache_tokens, step_tokens=prefill_tokens + slots)
         runner.try_out()
         self._scheduler = Scheduler(slots=slots, prefill_tokens=prefill_tokens, cache_tokens=cache_tokens)
@@ -94,6 +95,7 @@ class SlotsEngine:
         dtype: str | None = None,
         threads: int | None = None,
         adapters: AdapterRules | None = None,
+        compiled: bool = False,
     ) -> "SlotsEngine":
         """Load a folder or hub name. `threads`: of torch on a CPU; None: all cores but one.
 
@@ -111,6 +113,7 @@ class SlotsEngine:
             cache_tokens=cache_tokens,
             threads=threads,
             adapters=adapters,
+            compiled=compiled,
         )
 
     def submit(self, request: Request) -> Handle:
