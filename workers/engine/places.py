@@ -45,6 +45,7 @@ class Places:
         self._spans = Spans(tokens)
         self._kept: OrderedDict[Span, Found] = OrderedDict()  # the least recently used first
         self._running: list[tuple[Sequence, Span, int]] = []
+        self._joined: list[Sequence] = []
         self._copies: list[Copy] = []
 
     @property
@@ -60,6 +61,7 @@ class Places:
     def begin_step(self, running: Mapping[Sequence, Span]) -> None:
         """A step is planned: what is there now, of those that run, may be copied for those who join in it."""
         self._running = [(one, span, one.cached) for one, span in running.items()]
+        self._joined = []
 
     def copies(self) -> tuple[Copy, ...]:
         """Those that the sequences since the last call need, to be made one after another before anything else."""
@@ -69,6 +71,8 @@ class Places:
     def take(self, sequence: Sequence) -> Span | None:
         """A span for a sequence, whose `cached` is then what is in it already; None if there is no room now.
 
+        None too while somebody else is about to compute more of its beginning: that is worth a step or two.
+
         A span that was kept is taken over if all of it is the sequence's beginning, or nearly, and it has the size that
         the sequence gets: in a larger one it would hold room that others wait for.
         """
@@ -76,6 +80,8 @@ class Places:
         if self.free < size:
             return None  # whatever is thrown out
         source, common = self._like(sequence)
+        if self._more_is_coming(sequence, common):
+            return None
         is_kept = source is not None and source.span in self._kept
         follows = is_kept and source is not None and len(source.tokens) - common < WORTH
         if source is not None and follows and source.span.tokens == size:
@@ -113,11 +119,20 @@ class Places:
     def _begin(self, sequence: Sequence, span: Span, common: int) -> Span:
         sequence.cached = common
         self.reused_tokens += common
+        self._joined.append(sequence)
         return span
+
+    def _more_is_coming(self, sequence: Sequence, common: int) -> bool:
+        """Whether the prompts of those who run begin with more of a sequence's than the `common` that is there."""
+        others = [one for one, _, _ in self._running] + self._joined
+        return any(
+            one.kind == sequence.kind and common_prefix(_reusable(sequence), one.prompt) >= common + WORTH
+            for one in others
+        )
 
     def _like(self, sequence: Sequence) -> tuple[Found | None, int]:
         """Where the longest beginning of a sequence is, and how many tokens; (None, 0) if none is worth it."""
-        wanted = sequence.tokens(0, len(sequence.prompt) + len(sequence.new) - 1)  # the last one is always computed
+        wanted = _reusable(sequence)
         best, longest = None, WORTH - 1
         running = [Found(span, one.tokens(0, count), one.kind) for one, span, count in self._running]
         for found in (*self._kept.values(), *running):
@@ -137,6 +152,11 @@ class Places:
     def _let_go(self, span: Span) -> None:
         del self._kept[span]
         self._spans.give(span)
+
+
+def _reusable(sequence: Sequence) -> list[int]:
+    """All of its tokens but the last, which is always computed."""
+    return sequence.tokens(0, len(sequence.prompt) + len(sequence.new) - 1)
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:

@@ -94,16 +94,33 @@ def test_a_beginning_that_many_share_is_copied_and_stays() -> None:
 
 
 def test_what_somebody_computes_who_still_runs_serves_others_from_the_next_step_on() -> None:
+    """Who comes with them waits for that: many who bring one system prompt compute it once."""
+    house = House(slots=5, prefill_tokens=20)
+    first = house.add(*HISTORY, 1, max_new=30)
+    together = [house.add(*HISTORY, number, max_new=30) for number in (2, 3)]
+    for _ in range(2):
+        house.step()
+        assert first.cached > 0
+        assert not any(one.cached for one in together)
+    other = house.add(*range(2000, 2030), max_new=30)
+    later = house.add(*HISTORY, 4, max_new=30)
+    for _ in range(4):
+        house.step()
+
+    assert house.scheduler.prefilled_tokens == len(HISTORY) + len(other.prompt) - 1
+    assert house.scheduler.places.reused_tokens == 3 * len(HISTORY)
+    assert all(len(one.new) > 0 for one in (first, *together, other, later))
+
+
+def test_nobody_waits_for_a_beginning_of_a_few_tokens_or_of_another_kind() -> None:
     house = House()
-    house.add(*HISTORY, 1, max_new=30)
-    together = house.add(*HISTORY, 2, max_new=30)
-    house.step()
-    later = house.add(*HISTORY, 3, max_new=30)
+    house.add(*HISTORY, 1)
+    few, other_kind = house.add(*HISTORY[: WORTH - 1], 7, 7, 7), house.add(*HISTORY, 2, kind="french")
+
     house.step()
 
-    assert house.scheduler.prefilled_tokens == 2 * len(HISTORY)
-    assert house.scheduler.places.reused_tokens == len(HISTORY)
-    assert together.cached == later.cached + 1
+    assert few.cached > 0
+    assert other_kind.cached > 0
 
 
 def test_other_keys_and_values_are_not_reused() -> None:
