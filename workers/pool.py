@@ -19,6 +19,7 @@ from kombu.asynchronous.hub import Hub
 from app import crashpoints
 from app.backlog import Backlog
 from app.broker import is_rabbitmq
+from app.errors import BadSetting
 from app.installation import check_record, limits_of, mailboxes
 from app.log import setup_logging
 from app.mailbox import BUSY_GRACE_S
@@ -124,11 +125,15 @@ class PoolProcess:
         setup_logging(self._pool, level=self.settings.log_level, style=self.settings.log_format)
 
     def _on_init(self, sender: Any, **_: Any) -> None:
+        self._on_setup_logging()  # Celery asks for it later; until then a traceback would show every local, as secrets
         self.node = sender.hostname
         end_with_parent(self._on_orphaned)
         signal.signal(EVERYTHING_STOPS, self._on_everything_stops)
         try:
             self.open()
+        except BadSetting as exc:
+            log.error("this worker cannot start", reason=str(exc))
+            os._exit(1)
         except Exception:  # Celery would log it and start all the same
             log.exception("this worker cannot start")
             os._exit(1)

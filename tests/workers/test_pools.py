@@ -97,6 +97,42 @@ def test_a_model_that_no_server_has_stops_the_start(start: Callable[..., Worker]
     assert f"SWITCHYARD_MODEL: the servers have no large; they have {MODEL}" in worker.log
 
 
+def test_a_worker_that_cannot_start_says_why_in_a_line_without_its_secrets(start: Callable[..., Worker]) -> None:
+    with model_server() as server:
+        worker = start(
+            "text",
+            SWITCHYARD_ENGINE="openai",
+            SWITCHYARD_OPENAI_BASE_URLS=server.url("locked"),
+            SWITCHYARD_OPENAI_API_KEY="sk-hunter2hunter2",
+            SWITCHYARD_MODEL=MODEL,
+        )
+        assert worker.status(BOOT_S) != 0
+
+    assert "this worker cannot start" in worker.log
+    assert "SWITCHYARD_OPENAI_API_KEY" in worker.log
+    assert "hunter2" not in worker.log
+    assert "Traceback" not in worker.log
+
+
+def test_an_error_that_nobody_thought_of_shows_where_it_was_and_no_secret(start: Callable[..., Worker]) -> None:
+    worker = start("text", SWITCHYARD_REDIS_URL=f"redis://:hunter2hunter2@127.0.0.1:{free_port()}/0")
+
+    assert worker.status(BOOT_S) != 0
+    assert "this worker cannot start" in worker.log
+    assert "Traceback" in worker.log
+    assert "hunter2" not in worker.log
+
+
+def test_what_is_logged_at_the_start_has_its_fields(start: Callable[..., Worker]) -> None:
+    """A model server that is away stops nobody, but an operator must read which one."""
+    url = f"http://127.0.0.1:{free_port()}/v1"
+
+    worker = start("text", SWITCHYARD_ENGINE="openai", SWITCHYARD_OPENAI_BASE_URLS=url, SWITCHYARD_MODEL=MODEL)
+    worker.until_ready()
+
+    assert url in worker.log
+
+
 def test_a_worker_that_is_told_to_leave_finishes_or_hands_back(
     start: Callable[..., Worker], wake: Callable[..., Message], house: House
 ) -> None:
