@@ -71,17 +71,13 @@ class Places:
     def take(self, sequence: Sequence) -> Span | None:
         """A span for a sequence, whose `cached` is then what is in it already; None if there is no room now.
 
-        None too while somebody else is about to compute more of its beginning: that is worth a step or two.
-
         A span that was kept is taken over if all of it is the sequence's beginning, or nearly, and it has the size that
         the sequence gets: in a larger one it would hold room that others wait for.
         """
-        size = self._spans.size(sequence.most_tokens)
-        if self.free < size:
-            return None  # whatever is thrown out
-        source, common = self._like(sequence)
-        if self._more_is_coming(sequence, common):
+        if not self.has_room(sequence):
             return None
+        size = self._spans.size(sequence.most_tokens)
+        source, common = self._like(sequence)
         is_kept = source is not None and source.span in self._kept
         follows = is_kept and source is not None and len(source.tokens) - common < WORTH
         if source is not None and follows and source.span.tokens == size:
@@ -98,6 +94,16 @@ class Places:
         if follows:  # the copy is made before anybody else writes there
             self._let_go(source.span)
         return self._begin(sequence, span, common)
+
+    def has_room(self, sequence: Sequence) -> bool:
+        """Whether those who run leave as many tokens as a sequence may need; there may still be no span of them."""
+        return self.free >= self._spans.size(sequence.most_tokens)
+
+    def awaits_beginning(self, sequence: Sequence) -> bool:
+        """Whether somebody who runs is computing more of a sequence's beginning than is there now: worth a wait."""
+        wanted, (_, common) = _reusable(sequence), self._like(sequence)
+        others = [one for one, _, _ in self._running] + self._joined
+        return any(one.kind == sequence.kind and common_prefix(wanted, one.prompt) >= common + WORTH for one in others)
 
     def give(self, sequence: Sequence, span: Span) -> None:
         """A sequence ends. What it has in the cache is kept as long as there is room."""
@@ -121,14 +127,6 @@ class Places:
         self.reused_tokens += common
         self._joined.append(sequence)
         return span
-
-    def _more_is_coming(self, sequence: Sequence, common: int) -> bool:
-        """Whether the prompts of those who run begin with more of a sequence's than the `common` that is there."""
-        others = [one for one, _, _ in self._running] + self._joined
-        return any(
-            one.kind == sequence.kind and common_prefix(_reusable(sequence), one.prompt) >= common + WORTH
-            for one in others
-        )
 
     def _like(self, sequence: Sequence) -> tuple[Found | None, int]:
         """Where the longest beginning of a sequence is, and how many tokens; (None, 0) if none is worth it."""

@@ -1,8 +1,8 @@
 """Who runs, and what the next step computes. Policy only: no tensor, no thread, no clock.
 
 A request joins when a slot is free and the cache has a span for its prompt and its longest possible answer. Each step
-puts a budget of prompt tokens into the cache, of as many prompts as it takes, and one token of everybody whose prompt
-is in. When the device has no memory for a step, the next ones do less (see `ease`).
+puts a budget of prompt tokens into the cache, shared by those whose prompts are not yet in, and one token of everybody
+whose prompt is. When the device has no memory for a step, the next ones do less (see `ease`).
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workers.engine.adapted import Adapter
 
 SMALLEST_PREFILL = 16  # tokens
+LOOK_AHEAD = 8  # of the line
 WELL_STEPS = 64  # so many steps must have had enough memory before they do more again
 
 
@@ -178,39 +179,62 @@ class Scheduler:
             self._most_running = min(self._slots, self._most_running + 1)
 
     def _chunks(self) -> Iterator[Chunk]:
-        budget = self._prefill_now
-        for sequence in self._to_prefill():
-            start, end = sequence.cached, sequence.cached + min(budget, sequence.to_prefill)
-            if end > start:
+        """Prompts share the budget: half is for who joined first, the rest for those with the least left to do.
+
+        So nobody's short question waits for the whole of somebody else's long prompt, nor that one for ever.
+        """
+        while self._join() is not None:
+            pass
+        unread = [sequence for sequence in self._running if sequence.to_prefill]
+        share = self._shares(unread)
+        for sequence in unread:
+            if share[sequence]:
+                start, end = sequence.cached, sequence.cached + share[sequence]
                 yield Chunk(self._running[sequence], start, sequence.tokens(start, end), sequence.adapter)
-            sequence.cached = end
-            self.prefilled_tokens += end - start
-            budget -= max(end - start, 1)  # a prompt of one token counts too: its row is work
-            if budget <= 0:
-                return
+                sequence.handle.begin()
+                sequence.cached = end
+                self.prefilled_tokens += share[sequence]
+
+    def _shares(self, unread: list[Sequence]) -> dict[Sequence, int]:
+        """How many tokens of each prompt go in now. `unread`: those that have some left, in the order of joining."""
+        shares: dict[Sequence, int] = {}
+        left = self._prefill_now
+        for first in unread[:1]:
+            shares[first] = min(first.to_prefill, (left + 1) // 2)
+            left -= shares[first]
+        for sequence in sorted(unread[1:], key=lambda one: (-one.request.priority, one.to_prefill)):
+            shares[sequence] = min(sequence.to_prefill, left)
+            left -= shares[sequence]
+        for first in unread[:1]:
+            shares[first] += min(first.to_prefill - shares[first], left)
+        return shares
 
     def _rows(self) -> Iterator[Row]:
         for sequence, span in self._running.items():
             if not sequence.to_prefill:
                 yield Row(sequence, span, sequence.next_input, sequence.cached)
+                if not sequence.new:
+                    sequence.handle.begin()
                 sequence.cached += 1
 
-    def _to_prefill(self) -> Iterator[Sequence]:
-        """Those whose prompts are not yet in the cache, then who joins, as long as there is room."""
-        yield from [sequence for sequence in self._running if sequence.to_prefill]
-        while (sequence := self._join()) is not None:
-            yield sequence
-
     def _join(self) -> Sequence | None:
-        """The next of the line, if there is a slot and a span for it. Nobody overtakes it: it would wait for ever."""
-        if len(self._running) >= self._most_running or not self._waiting:
+        """The next of the line, if there is a slot and a span for it.
+
+        Nobody overtakes one that waits for room: it would wait for ever. Who waits for a beginning that somebody else
+        is computing lets a few others go first.
+        """
+        if len(self._running) >= self._most_running:
             return None
-        sequence = self._waiting.peek()
-        span = self.places.take(sequence)
-        if span is None:
-            return None
-        self._waiting.pop()
-        self._running[sequence] = span
-        self._fresh.append(Span(span.start + sequence.cached, span.tokens - sequence.cached))
-        sequence.handle.begin()
-        return sequence
+        for sequence in self._waiting.first(LOOK_AHEAD):
+            if not self.places.has_room(sequence):
+                return None
+            if self.places.awaits_beginning(sequence):
+                continue
+            span = self.places.take(sequence)
+            if span is None:
+                return None
+            self._waiting.discard(sequence)
+            self._running[sequence] = span
+            self._fresh.append(Span(span.start + sequence.cached, span.tokens - sequence.cached))
+            return sequence
+        return None

@@ -24,6 +24,10 @@ class Waiting(Generic[Item]):
         """The next one, who stays in the line. Raises IndexError if nobody waits."""
         return self._heap[0][2]
 
+    def first(self, count: int) -> list[Item]:
+        """The next ones in their order, at most so many; they stay in the line."""
+        return [item for _, _, item in heapq.nsmallest(count, self._heap)]
+
     def pop(self) -> Item:
         """The next one. Raises IndexError if nobody waits."""
         return heapq.heappop(self._heap)[2]

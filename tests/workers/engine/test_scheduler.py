@@ -94,9 +94,38 @@ def test_a_long_prompt_is_prefilled_between_the_tokens_of_others() -> None:
 
     plans = [step(scheduler, cache) for _ in range(4)]
 
-    assert [sum(len(chunk.tokens) for chunk in plan.chunks) for plan in plans] == [3, 4, 4, 0]
+    assert [sum(len(chunk.tokens) for chunk in plan.chunks) for plan in plans] == [4, 4, 3, 0]
     assert all(plan.rows[0].sequence is short for plan in plans)
     assert long.new
+
+
+def test_a_short_question_does_not_wait_for_the_end_of_long_prompts_before_it() -> None:
+    """And who came first goes on at half the speed at least, however many short ones come."""
+    scheduler = a_scheduler(slots=9, prefill_tokens=16)
+    long = [a_sequence(*range(1000 * n, 1000 * n + 200)) for n in (1, 2)]
+    for sequence in long:
+        scheduler.add(sequence, now_s=0)
+    cache = [0] * CACHE
+    step(scheduler, cache)
+
+    for at in range(1, 5):
+        scheduler.add(short := a_sequence(*range(5000 * at, 5000 * at + 8)), now_s=at)
+        plans = [step(scheduler, cache)]
+        assert short in [row.sequence for row in plans[-1].rows]
+        assert long[0].cached == 8 + 8 * at
+
+    assert long[1].cached == 8 + 4 * 1  # what the short ones left
+
+
+def test_prompts_of_the_favoured_go_in_before_those_of_others() -> None:
+    scheduler = a_scheduler(slots=3, prefill_tokens=16)
+    for sequence in (a_sequence(*range(50)), a_sequence(*range(90, 110)), favoured := a_sequence(*range(200, 250))):
+        scheduler.add(sequence, now_s=0)
+    favoured.request = ask("x", priority=1)
+
+    step(scheduler, [0] * CACHE)
+
+    assert favoured.cached == 8
 
 
 def test_a_request_waits_until_the_cache_has_room_for_its_longest_answer() -> None:
@@ -166,7 +195,7 @@ def test_a_step_that_had_no_memory_is_followed_by_smaller_ones_and_later_by_larg
     three = [len(step(scheduler, cache).rows) for _ in range(4)]
 
     assert eased == [True, True, True]
-    assert [len(chunk.tokens) for chunk in first.chunks] == [16]
+    assert sum(len(chunk.tokens) for chunk in first.chunks) == 16
     assert set(two) == {2}
     assert three[-1] == 3
     assert scheduler.in_flight()[-1] is last_joined
