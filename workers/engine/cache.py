@@ -79,10 +79,19 @@ class TokenCache(Cache):  # type: ignore[misc]  # transformers has no types
             layer.wipe(fresh)
 
     def copy(self, start: int, to: int, tokens: int) -> None:
-        """Keys and values of some tokens to another place, in all layers. The two do not overlap."""
-        for layer in self.layers:
-            layer.keys[to : to + tokens] = layer.keys[start : start + tokens]
-            layer.values[to : to + tokens] = layer.values[start : start + tokens]
+        """Keys and values of some tokens to another place, in all layers. The two may overlap.
+
+        Then in pieces that do not, so that nothing is read after it was written over, and nothing needs memory.
+        """
+        step = min(abs(to - start), tokens)
+        if step == 0:
+            return
+        pieces = range(0, tokens, step)
+        for first in pieces if to < start else reversed(pieces):
+            last = min(first + step, tokens)
+            for layer in self.layers:
+                layer.keys[to + first : to + last] = layer.keys[start + first : start + last]
+                layer.values[to + first : to + last] = layer.values[start + first : start + last]
 
     def drop(self) -> None:
         """Give the memory back. Only when no sequence is running."""

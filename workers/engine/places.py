@@ -18,7 +18,7 @@ WORTH = 16  # tokens: to copy fewer, or to keep them, saves nothing
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy so many tokens of the cache from one place to another."""
+    """Copy so many tokens of the cache from one place to another; the two may overlap."""
 
     start: int
     to: int
@@ -88,11 +88,10 @@ class Places:
         span = self._make_room(sequence.most_tokens)
         if span is None:
             return None
-        if source is None or (is_kept and source.span not in self._kept):
-            return self._begin(sequence, span, 0)
-        self._copies.append(Copy(source.span.start, span.start, common))
-        if follows:  # the copy is made before anybody else writes there
-            self._let_go(source.span)
+        if source is not None:  # its place may be in the span by now: copies come before all that is written
+            self._copies.append(Copy(source.span.start, span.start, common))
+            if follows and source.span in self._kept:
+                self._let_go(source.span)
         return self._begin(sequence, span, common)
 
     def has_room(self, sequence: Sequence) -> bool:
@@ -142,9 +141,11 @@ class Places:
 
     def _make_room(self, tokens: int) -> Span | None:
         """A span, if need be in place of what is kept; None if those who run leave no room in one piece."""
-        while (span := self._spans.take(tokens)) is None and self._kept:
-            self._let_go(next(iter(self._kept)))
-            self.evictions += 1
+        span = self._spans.take(tokens)
+        if span is None and self._spans.would_have(tokens, self._kept):
+            while (span := self._spans.take(tokens)) is None:
+                self._let_go(next(iter(self._kept)))
+                self.evictions += 1
         return span
 
     def _let_go(self, span: Span) -> None:

@@ -5,7 +5,9 @@ the middle and is never moved. Spans of one size stand side by side on a shelf w
 can then be attended to in one call.
 """
 
+import copy
 from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 SMALLEST = 64  # tokens
@@ -57,6 +59,13 @@ class Spans:
         size = self.size(tokens)
         shelf = next((one for one in self._shelves if one.tokens == size and one.open), None) or self._build(size)
         return None if shelf is None else Span(shelf.open.pop(0), size)
+
+    def would_have(self, tokens: int, given: Iterable[Span]) -> bool:
+        """Whether there is a span for so many tokens once these are given back."""
+        trial = copy.deepcopy(self)
+        for span in given:
+            trial.give(span)
+        return trial.take(tokens) is not None
 
     def give(self, span: Span) -> None:
         """Take back what `take` returned."""

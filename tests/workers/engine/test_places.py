@@ -1,5 +1,7 @@
 """What is in the cache already is not computed again, and takes nobody's room."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,6 +200,36 @@ def test_nothing_is_thrown_out_for_somebody_whose_span_is_larger_than_the_room()
 
     assert not waiting.handle.begun
     assert (house.scheduler.places.kept, house.scheduler.places.evictions) == (1, 0)
+
+
+def test_a_chat_finds_its_history_also_where_room_is_made_of_that_very_place() -> None:
+    """The cache is as large as one answer's longest span: what the chat left is in the way of its next turn."""
+    house = House(cache_tokens=512, slots=1)
+    said: list[int] = []
+    for turn in range(9):
+        said += range(1000 * turn, 1000 * turn + 20)
+        computed = house.computes(*said, max_new=20)
+        said += range(1000, 1020)  # what the test's steps write
+        assert computed <= 20 + (turn == 0 and 20)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_somebody_joins_whenever_something_is_thrown_out(seed: int) -> None:
+    """Free tokens that are not in one piece help nobody: then all stays."""
+    house, dice = House(slots=8, cache_tokens=1024), random.Random(seed)
+    scheduler = house.scheduler
+    for number in range(300):
+        if scheduler.waiting < 3:
+            house.add(*range(1000 * number, 1000 * number + dice.randrange(1, 200)), max_new=dice.randrange(4, 120))
+        running, evictions = set(scheduler.in_flight()), scheduler.places.evictions
+        house.step()
+        if scheduler.places.evictions > evictions:
+            assert set(scheduler.in_flight()) - running
+        for sequence in scheduler.in_flight():
+            if len(sequence.new) >= sequence.max_new or dice.random() < 0.05:
+                scheduler.remove(sequence)
+
+    assert scheduler.places.evictions > 10
 
 
 def test_what_was_to_be_zeroed_for_one_who_left_is_not_zeroed_under_the_next() -> None:
