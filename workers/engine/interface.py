@@ -18,17 +18,17 @@ class Request:
 
     messages: tuple[tuple[str, str], ...]
     max_new_tokens: int
-    temperature: float = 0.0  # 0: greedy
+    temperature: float = 0.0  # 0: greedy; else 0.001 to 1000
     top_p: float = 1.0
     top_k: int = 0  # 0: all
     repetition_penalty: float = 1.0  # above 1: what is in the prompt or the answer comes less; `slots` only
-    min_new_tokens: int = 0  # no end before so many; `slots` only
+    min_new_tokens: int = 0  # no end token before so many, though a stop string may end it; `slots` only
     processors: tuple[str, ...] = ()  # names of logit processors (see processors.py); `slots` only
     stop: tuple[str, ...] = ()
     seed: int | None = None
     adapter: str | None = None  # the name of a LoRA adapter; `slots` and `openai` alone
     deadline_s: float | None = None  # from submit; what is there by then is the result
-    priority: int = 0  # higher goes first
+    priority: int = 0  # higher goes first; -1000 to 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,11 @@ class Prompts:
         return text
 
     def defused(self, text: str) -> str:
-        """The text with each control token broken up: nobody ends their own turn and speaks as the system."""
+        """The text with each control token broken up: nobody ends their own turn and speaks as the system.
+
+        Halves of characters, which JSON can bring and no tokenizer takes, are question marks.
+        """
+        text = text.encode("utf-8", "replace").decode()
         for token in self._control:
             text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
         return text

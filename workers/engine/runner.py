@@ -12,7 +12,7 @@ from workers.engine.packing import Packed, Packing
 from workers.engine.scheduler import Chunk, Plan
 from workers.engine.spans import Span
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED", "std::bad_alloc")
 
 
 class Runner:

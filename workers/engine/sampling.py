@@ -1,7 +1,7 @@
 """Logits -> tokens, each request by its own parameters and its own seed.
 
 Rows that ask for nothing are picked by one argmax over all. The others are worked on together: what they ask for is a
-column of numbers, one for each of them. A row's draw is one number of its own dice, so neighbours change nothing.
+column of numbers, one for each of them. A row's draw is one throw of its own dice, so neighbours change nothing.
 """
 
 import logging
@@ -57,10 +57,12 @@ def _pick_special(logits: Tensor, rows: Rows, eos: frozenset[int]) -> list[int |
     _penalise(logits, rows)
     _forbid_early_end(logits, rows, eos)
     failed = {i for i, row in enumerate(rows) if row.request.processors and not _process(logits[i], row)}
-    tokens: list[int | None] = logits.argmax(dim=-1).tolist()
+    best, places = logits.max(dim=-1)
+    failed |= {i for i, finite in enumerate(best.isfinite().tolist()) if not finite}
+    tokens: list[int | None] = places.tolist()
     drawing = [i for i, row in enumerate(rows) if row.request.temperature > 0]
     if drawing:
-        drawn = draw(logits[drawing], [rows[i].request for i in drawing], [rows[i].dice.random() for i in drawing])
+        drawn = draw(logits[drawing], [rows[i].request for i in drawing], [rows[i].throw() for i in drawing])
         for i, token in zip(drawing, drawn, strict=True):
             tokens[i] = token
     return [None if i in failed else token for i, token in enumerate(tokens)]
@@ -73,7 +75,7 @@ def _process(logits: Tensor, row: Sequence) -> bool:
     except Exception:
         log.exception("logit processor failed")
         return False
-    return bool(logits.max().isfinite())
+    return True
 
 
 def _penalise(logits: Tensor, rows: Rows) -> None:
@@ -102,7 +104,8 @@ def draw(logits: Tensor, requests: list[Request], dice: list[float]) -> list[int
 
     How a row is drawn depends on the row alone: it is worked on together with those that are drawn in the same way.
     """
-    scores = logits / _column(requests, lambda request: request.temperature, logits)
+    below = logits - logits.max(dim=-1, keepdim=True).values  # what is divided stays finite
+    scores = below / _column(requests, lambda request: request.temperature, logits)
     uncut = [i for i, request in enumerate(requests) if not request.top_k and request.top_p >= 1]
     cut = [i for i in range(len(requests)) if i not in set(uncut)]
     found = dict(zip(uncut, _draw_uncut(scores[uncut], [dice[i] for i in uncut]), strict=True))

@@ -32,10 +32,17 @@ class Sequence:
     adapter: Adapter | None = None  # until it ends
     kind: Hashable = None  # of its adapter, as it was loaded: keys and values of another kind are other ones
     spoiled: bool = False  # something went wrong: what it has in the cache is for nobody else
-    dice: random.Random = field(init=False)  # its own, by its seed: neighbours change nothing
+    seed: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dice = random.Random(self.request.seed)
+        self.seed = random.getrandbits(63) if self.request.seed is None else self.request.seed
+
+    def throw(self) -> float:
+        """The dice for its next token, in [0, 1): by its seed and the token's place alone.
+
+        So neighbours change nothing, nor does a step that had no memory and is done again.
+        """
+        return random.Random(f"{self.seed} {len(self.new)}").random()
 
     @property
     def most_tokens(self) -> int:

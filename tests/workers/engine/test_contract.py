@@ -163,6 +163,19 @@ def test_close_wakes_every_waiter(make: MakeEngine) -> None:
         ask("x", top_k=-1),
         ask("x", stop=("",)),
         ask("x", seed=-1),
+        ask("x", seed=1.5),
+        ask("x", temperature=4e38),
+        ask("x", temperature=1e-38),
+        ask("x", temperature=None),
+        ask("x", top_k=10**400),
+        ask("x", repetition_penalty=1e-40),
+        ask("x", min_new_tokens=9, max_new_tokens=8),
+        ask("x", max_new_tokens=2.5),  # type: ignore[arg-type]
+        ask("x", stop=None),
+        ask("x", stop=("x" * 1001,)),
+        ask("x", deadline_s=10**400),
+        ask("x", priority=10**400),
+        ask("x", priority=None),
         ask("x", adapter="a"),
     ],
 )
@@ -187,6 +200,14 @@ def test_an_engine_without_adapters_says_so(make: MakeEngine) -> None:
     """Nobody shall think that it answered with one."""
     with pytest.raises(RequestRejected, match="adapter: not with this engine"):
         make(1).submit(ask("x", adapter="french"))
+
+
+def test_half_a_character_is_no_reason_to_fail(make: MakeEngine) -> None:
+    """JSON can bring one."""
+    engine = make(1)
+    messages = (("user", "half \ud83d of it"),)
+
+    assert engine.submit(Request(messages=engine.fit(messages, 4), max_new_tokens=4)).result().finish
 
 
 def test_a_conversation_that_fits_stays_as_it_is(make: MakeEngine) -> None:

@@ -99,6 +99,24 @@ def test_the_same_seed_draws_the_same_whatever_the_neighbours_ask_for() -> None:
     assert together[1] == int(logits[1].argmax())
 
 
+def test_a_step_that_is_done_again_draws_the_same() -> None:
+    """As after one that had no memory left to draw in."""
+    row = a_sequence(temperature=1.0, seed=5)
+    flat = torch.zeros(1, 1000)
+
+    first, again = pick(flat.clone(), [row]), pick(flat.clone(), [row])
+    row.new.append(first[0] or 0)
+    later = pick(flat.clone(), [row])
+
+    assert first == again != later
+
+
+def test_large_numbers_and_a_low_temperature_do_not_overflow() -> None:
+    scores = torch.tensor([[3e38, 1.0, 2.0], [1e30, -1e30, 9.0]])
+
+    assert draw(scores, [ask("", temperature=0.001)] * 2, [0.9, 0.1]) == [0, 0]
+
+
 def test_a_row_whose_numbers_overflowed_has_no_token_and_its_neighbours_have() -> None:
     logits = torch.stack([SCORES, SCORES * float("nan"), SCORES])
 

@@ -84,6 +84,8 @@ def test_the_word_of_this_machine_for_having_no_memory_is_known() -> None:
 
     assert is_out_of_memory(told.value)
     assert is_out_of_memory(NO_MEMORY)
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 
 

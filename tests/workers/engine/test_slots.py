@@ -1,5 +1,6 @@
 """What is the slots engine's own: its cache, the models that it takes, and those that it refuses with the reason."""
 
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,41 @@ def test_what_is_larger_than_the_cache_is_refused_with_the_reason(make_slots: Ma
         engine.start([1] * 100, ask(""))
 
     assert engine.start([1] * 90, ask("", max_new_tokens=500)).handle.result().new_tokens == 10
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 50.0])
+def test_penalties_and_least_lengths_are_those_of_generate_in_any_company(
+    make_slots: MakeSlots, penalty: float
+) -> None:
+    eos = frozenset(range(7, 27))  # so many that an answer ends soon unless it may not
+    model = as_loaded(tiny_llama(), eos=eos)
+    engine, dice = make_slots(max_tokens=120, model=model, prefill_tokens=16), random.Random(penalty)
+    prompts = [[dice.randrange(96) for _ in range(dice.randrange(1, 50))] for _ in range(12)]
+    least = [number if number % 3 else 0 for number in range(12)]
+
+    running = [
+        engine.start(prompt, ask("", max_new_tokens=14, repetition_penalty=penalty, min_new_tokens=few))
+        for prompt, few in zip(prompts, least, strict=True)
+    ]
+    for sequence in running:
+        sequence.handle.result()
+
+    found = [sequence.new for sequence in running]
+    assert found == [
+        generated(model, prompt, repetition_penalty=penalty, min_new_tokens=few)
+        for prompt, few in zip(prompts, least, strict=True)
+    ]
+    assert any(few == len(tokens) - 1 for few, tokens in zip(least, found, strict=True)) or penalty == 50.0
+
+
+def generated(model: "Loaded", prompt: list[int], **more: Any) -> list[int]:
+    """What generate() makes of a prompt alone, at most 14 tokens."""
+    given = {"eos_token_id": sorted(model.eos), "pad_token_id": 0, "do_sample": False, "max_new_tokens": 14}
+    found = model.model.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.int64), **given, **more
+    )
+    tokens: list[int] = found[0][len(prompt) :].tolist()
+    return tokens
 
 
 def test_a_long_conversation_is_fitted_and_then_runs(make_slots: MakeSlots) -> None:
