@@ -179,6 +179,9 @@ class Settings(BaseSettings):
         description="a folder of LoRA adapters, which skills may name; `auto` is `slots` then",
     )
     adapters_mb: int = Field(1024, ge=1, le=2**24, description="memory of a text worker for adapters")
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="numbers that `slots` and `paged` compute in; `auto`: those that suit the device"
+    )
     compile: bool = Field(False, description="`slots` has torch compile its layers: slower on a CPU, try it on a GPU")
     cuda_graphs: bool = Field(
         True, description="`paged` captures its steps on a GPU; `false` saves the memory of that and some of the start"

@@ -32,6 +32,7 @@ def open_desk(process: PoolProcess) -> None:
             silence_s=settings.silence_limit_s,
         ),
         adapters=AdapterRules(folder=settings.adapters, most_bytes=settings.adapters_mb << 20),
+        dtype=None if settings.dtype == "auto" else settings.dtype,
         compiled=settings.compile,
         cuda_graphs=settings.cuda_graphs,
     )

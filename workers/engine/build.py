@@ -7,6 +7,8 @@ from app.errors import BadSetting
 from workers.engine.adapter_rules import AdapterRules
 from workers.engine.interface import Engine
 
+LEAST_TOKENS = 16  # of the cache: fewer hold no prompt and an answer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
@@ -30,6 +32,7 @@ def build_engine(
     cache_tokens: int = 0,
     remote: Remote | None = None,
     adapters: AdapterRules | None = None,
+    dtype: str | None = None,
     compiled: bool = False,
     cuda_graphs: bool = True,
 ) -> Engine:
@@ -37,11 +40,14 @@ def build_engine(
 
     `kind` "auto" is the one that suits the device. With `openai` the model is its name at the servers of `remote`.
     `cache_tokens`: what all running requests may hold together; 0: `max_tokens` for each slot. `adapters`: if some are
-    to be had, "auto" is the engine that runs them. `compiled` is for `slots`, `cuda_graphs` for `paged`.
+    to be had, "auto" is the engine that runs them. `dtype`: torch's name of one; None: that which suits the device.
+    `compiled` is for `slots`, `cuda_graphs` for `paged`.
 
     Raises:
         BadSetting: there is no such kind, or the model cannot be loaded; the text says what would be right.
     """
+    if 0 < cache_tokens < LEAST_TOKENS:
+        raise BadSetting(f"SWITCHYARD_CACHE_TOKENS: at least {LEAST_TOKENS}, or 0")
     if kind == "echo":
         from workers.engine.echo import EchoEngine
 
@@ -58,6 +64,7 @@ def build_engine(
             slots=slots,
             max_tokens=max_tokens,
             cache_tokens=cache_tokens or None,
+            dtype=dtype,
             adapters=adapters,
             compiled=compiled,
         )
@@ -67,7 +74,12 @@ def build_engine(
 
         name = model or str(prepare_demo_model(cache_dir))
         return PagedEngine.load(
-            name, slots=slots, max_tokens=max_tokens, cache_tokens=cache_tokens or None, graphs=cuda_graphs
+            name,
+            slots=slots,
+            max_tokens=max_tokens,
+            cache_tokens=cache_tokens or None,
+            dtype=dtype,
+            graphs=cuda_graphs,
         )
     if kind == "openai" and remote is not None:
         return _connect(remote, model=model, slots=slots, max_tokens=max_tokens)

@@ -66,7 +66,7 @@ def pick_dtype(device: torch.device, wanted: str | None) -> torch.dtype:
     if wanted is not None:
         chosen = getattr(torch, wanted, None)
         if not isinstance(chosen, torch.dtype):
-            raise BadSetting(f"dtype: {wanted} is none; take float32, bfloat16 or float16")
+            raise BadSetting(f"SWITCHYARD_DTYPE: {wanted} is none; take float32, bfloat16 or float16")
         return chosen
     if device.type == "cuda":
         return torch.float16

@@ -41,11 +41,11 @@ def serve(model: Any, *, compiled: bool = False) -> Any:
         try:
             served = _made_of(model, compiled)
             found = trial(served)
-        except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
+        except (TypeError, ValueError, AttributeError, RuntimeError, LookupError) as exc:
             why = f"{exc}".partition("\n")[0]  # torch goes on for pages about a compiler
             if compiled:
                 raise BadSetting(f"SWITCHYARD_COMPILE: torch cannot compile {name}: {why}; leave it out") from exc
-            raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}: {why}") from exc
+            raise BadSetting(f"SWITCHYARD_MODEL: the engine `slots` cannot run {name}, take another: {why}") from exc
         _compare(model, found, name)
         known[compiled] = served
     return known[compiled]

@@ -38,6 +38,27 @@ def test_a_kind_that_is_none_is_named_with_what_would_be_right(tmp_path: Path) -
         build_engine(kind="steam", model="", slots=1, max_tokens=64, echo_tokens_per_s=0, cache_dir=tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["slots", "paged"])
+def test_numbers_that_torch_does_not_have_are_named_with_what_would_be_right(model_folder: Path, kind: str) -> None:
+    with pytest.raises(BadSetting, match="SWITCHYARD_DTYPE: float99 is none; take float32, bfloat16 or float16"):
+        build_engine(
+            kind=kind,
+            model="",
+            slots=1,
+            max_tokens=96,
+            echo_tokens_per_s=0,
+            cache_dir=model_folder.parent,
+            dtype="float99",
+        )
+
+
+def test_a_cache_that_holds_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="SWITCHYARD_CACHE_TOKENS: at least 16, or 0"):
+        build_engine(
+            kind="slots", model="", slots=1, max_tokens=64, echo_tokens_per_s=0, cache_dir=tmp_path, cache_tokens=1
+        )
+
+
 def test_with_adapters_the_engine_is_the_one_that_runs_them(
     model_folder: Path, tmp_path: Path, loaded: "Loaded"
 ) -> None:
