@@ -176,23 +176,32 @@ QUESTIONS = [
 
 
 def test_twenty_mixes_on_the_demo_model_equal_one_by_one_generation(loaded: "Loaded", make_slots: MakeSlots) -> None:
-    """With a real model, through the engine's own thread; prompts are prefilled in chunks of 24 tokens."""
+    """With a real model, through the engine's own thread; prompts are prefilled in chunks of 24 tokens.
+
+    They come while others write, some follow up what was answered, and some are cancelled.
+    """
     prompts = [loaded.prompts.encode((("user", question),)) for question in QUESTIONS]
-    judge = Judge(loaded, 8)
+    judge, dice = Judge(loaded, 8), random.Random(5)
     engine = make_slots(slots=4, prefill_tokens=24)
-    dice = random.Random(5)
     places = engine._scheduler.places
 
+    said: list[Sequence] = []
     for _ in range(20):
-        running = [
-            engine.start(dice.choice(prompts), ask("", max_new_tokens=dice.randint(1, judge.longest)))
-            for _ in range(dice.randint(2, 5))
-        ]
+        running: list[Sequence] = []
+        for _ in range(dice.randint(2, 5)):
+            prompt = dice.choice(prompts)
+            if said and dice.random() < 0.25:
+                before = dice.choice(said)
+                prompt = before.prompt + before.new + prompt
+            running.append(engine.start(prompt[:120], ask("", max_new_tokens=dice.randint(1, judge.longest))))
+            if dice.random() < 0.5:
+                running[-1].handle.next_piece(60)
         if dice.random() < 0.5:
             dice.choice(running).handle.cancel()
         for sequence in running:
             sequence.handle.result()
             judge.check(sequence.prompt, sequence.new)
+        said += running
 
     assert judge.tokens > 200
     assert places.reused_tokens > 1000
