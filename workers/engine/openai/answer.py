@@ -61,6 +61,8 @@ class Answer:
             self._show(self._stops.add(self._halves.add(chunk.text)))
         if self._stops.stopped:
             self.complete, self.enough = "stop", True
+        elif chunk.finish and not self.begun:
+            raise Failure("failed", "the server answered nothing")
         elif chunk.finish:
             self._show(self._stops.flush())
             self.complete = "length" if chunk.finish == "length" else "stop"

@@ -60,10 +60,8 @@ def _choice(choices: object) -> dict[str, Any]:
 def _usage(body: dict[str, Any]) -> Usage | None:
     usage = _of(body.get("usage"), dict, {})
     counts = [usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens")]
-    if not usage:
-        return None
-    if not all(type(count) is int and 0 <= count < 2**40 for count in counts):
-        raise Unreadable("the usage has no numbers of tokens")
+    if not usage or not all(type(count) is int and 0 <= count < 2**40 for count in counts):
+        return None  # an answer is worth more than its count
     return Usage(prompt_tokens=counts[0], new_tokens=counts[1])
 
 

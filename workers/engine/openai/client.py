@@ -24,6 +24,7 @@ from workers.engine.openai.events import Events, Unreadable
 from workers.engine.openai.failures import Failure, judge, read_error
 from workers.engine.openai.servers import Server
 
+_SUSPECT_S: Final = 10.0  # for the first token of a server that failed before
 _ERROR_BYTES: Final = 65_536
 _JSON_BYTES: Final = 4_000_000  # a list of models; or all tokens of a prompt, which we do not need but get
 _KEPT_S: Final = 4.0  # an idle connection; uvicorn, and so vLLM and SGLang, closes it after 5
@@ -76,11 +77,11 @@ class Client:
             EngineStopped: some did.
         """
         try:
-            async with asyncio.timeout(self._limits.first_token_s) as timer:
+            async with asyncio.timeout(self._first_token_s(server)) as timer:
                 await self._read_answer(server, answer, timer)
         except TimeoutError:
             if answer.complete is None:
-                raise self._silent(answer) from None
+                raise self._silent(server, answer) from None
         except _UNREACHED as exc:
             raise _unreached(exc) from exc
         except (httpx.HTTPError, Unreadable) as exc:
@@ -107,6 +108,8 @@ class Client:
         async with self._opened("POST", f"{server.url}/chat/completions", self._body(server, answer)) as got:
             await _require_stream(got, answer)
             async for data in _events(got):
+                if not data:
+                    continue  # a sign of the connection, not of the model
                 if data == DONE:
                     if answer.complete is None:
                         return
@@ -118,10 +121,14 @@ class Client:
                 if answer.enough:
                     return
 
-    def _silent(self, answer: Answer) -> Exception:
+    def _first_token_s(self, server: Server) -> float:
+        """Who failed before has less time: somebody waits for what may be the next failure."""
+        return min(self._limits.first_token_s, _SUSPECT_S) if server.suspect else self._limits.first_token_s
+
+    def _silent(self, server: Server, answer: Answer) -> Exception:
         if answer.begun:
             return answer.lost("the model server fell silent in the middle of an answer")
-        return Failure("slow", f"no token within {self._limits.first_token_s:g} s")
+        return Failure("slow", f"no token within {self._first_token_s(server):g} s")
 
     def _body(self, server: Server, answer: Answer) -> dict[str, Any]:
         """The request in the words of the API; what has its default is left out."""
@@ -171,13 +178,30 @@ class Client:
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         headers = {"Content-Type": "application/json"} if body is not None else None
         request = self._http.build_request(method, url, content=content, headers=headers)
-        response = await self._http.send(request, stream=True)
         try:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise Unreadable("the answer is compressed, which was not asked for")
-            yield response
+            response = await self._http.send(request, stream=True)
+            try:
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    raise Unreadable("the answer is compressed, which was not asked for")
+                yield response
+            finally:
+                await response.aclose()
         finally:
-            await response.aclose()
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Close connections that a cancel left half open; httpcore (1.0.9) would count them as in use for ever."""
+        pool: Any = self._http._transport._pool  # type: ignore[attr-defined]
+        used = {id(request.connection) for request in pool._requests}
+        lost = [one for one in pool._connections if id(one) not in used and not _is_whole(one)]
+        for connection in lost:
+            pool._connections.remove(connection)
+        for connection in lost:
+            await connection.aclose()
+
+
+def _is_whole(connection: Any) -> bool:
+    return bool(connection.is_idle() or connection.is_closed() or connection.is_available())
 
 
 async def _require_stream(response: httpx.Response, answer: Answer) -> None:
@@ -217,7 +241,7 @@ def _refusal(response: httpx.Response, content: bytes) -> Failure:
 def _unreached(exc: Exception) -> Failure:
     """Nothing was sent: there was no connection."""
     if isinstance(exc, httpx.PoolTimeout):
-        return Failure("slow", "all connections of this worker are in use")  # no fault of the server
+        return Failure("busy", "all connections of this worker are in use")  # no fault of the server
     if "CERTIFICATE_VERIFY_FAILED" in str(exc):
         return Failure("setting", "SWITCHYARD_OPENAI_CA_FILE: the server's certificate is signed by nobody we trust")
     return Failure("down", f"no connection ({type(exc).__name__})")

@@ -16,6 +16,7 @@ from workers.engine.openai.servers import Server, Servers
 
 log = logging.getLogger(__name__)
 
+LEAST_TOKENS: Final = 32  # of a model's context
 FIT_S: Final = 5.0  # for all the counting that one prompt takes; after that it is estimated
 _MARGIN: Final = 1.05  # on a count that was made from the server's word on another prompt
 
@@ -40,8 +41,8 @@ class Context:
         self._client, self._servers = client, servers
 
     def learn(self, limit_tokens: object) -> None:
-        """A server's word on its model's limit; only a lower one counts."""
-        if type(limit_tokens) is int and 0 < limit_tokens < self.limit_tokens:
+        """A server's word on its model's limit; only a lower one counts, and none that no model has."""
+        if type(limit_tokens) is int and LEAST_TOKENS <= limit_tokens < self.limit_tokens:
             log.warning("the server's model takes less than SWITCHYARD_MAX_TOKENS", extra={"tokens": limit_tokens})
             self.limit_tokens = limit_tokens
 

@@ -28,12 +28,16 @@ _DEFAULT_RETRY_S: Final = 1.0
 _BAD_REQUEST: Final = (400, 413, 422)
 _BUSY: Final = (408, 425, 429, 502, 503, 504, 529)
 _REASON_CHARS: Final = 200
+_MESSAGE_CHARS: Final = 2000  # what is read of a server's message: it may quote a whole prompt
 _QUOTED: Final = 8  # so many characters of a message in a row are a quotation
 _WORD: Final = re.compile(r"[A-Za-z][\w.-]{0,63}")
 _TOO_LONG: Final = re.compile(
     r"context.{0,3}length|context.{0,3}size|context.{0,3}window|too long|too many tokens|is longer than", re.IGNORECASE
 )
 _NO_MODEL: Final = re.compile(r"\bmodel\b.*\bnot (?:exist|found)|\bis pinned to\b", re.IGNORECASE | re.DOTALL)
+_UNKNOWN: Final = re.compile(
+    r"unsupported|unknown|unrecogni[sz]ed|unexpected|extra|not (?:supported|permitted|allowed)", re.IGNORECASE
+)
 _LIMIT: Final = (
     re.compile(r"maximum context length (?:is|of) (\d{1,9})", re.IGNORECASE),
     re.compile(r"context length \((\d{1,9})", re.IGNORECASE),
@@ -105,10 +109,13 @@ def judge(status: int, said: Said, *, retry_after: str, texts: Iterable[str], ad
 
 
 def _judge_bad_request(status: int, said: Said, texts: Iterable[str]) -> Exception:
+    """A message that quotes somebody proves nothing but its length: whoever wrote it chose the words."""
+    texts = list(texts)
+    quotes = any(_quotes(said.message, text) for text in texts)
     if status == 413 or said.code == "context_length_exceeded" or _TOO_LONG.search(said.message):
-        return TooLong(_number(_LIMIT, said.message), _number(_PROMPT, said.message))
-    for parameter in ("stream_options", "max_tokens"):
-        if re.search(rf"\b{parameter}\b", said.message):
+        return TooLong(None, None) if quotes else TooLong(_number(_LIMIT, said.message), _number(_PROMPT, said.message))
+    for parameter in () if quotes else ("stream_options", "max_tokens"):
+        if re.search(rf"\b{parameter}\b", said.message) and _UNKNOWN.search(said.message):
             return Unknown(parameter)
     return RequestRejected(f"the model server refuses it ({status}): {reason(said, texts)}")
 
@@ -124,11 +131,11 @@ def read_error(body: bytes | object) -> Said:
         return Said()
     found = body.get("error", body)
     if isinstance(found, str):
-        return Said(message=found)
+        return Said(message=found[:_MESSAGE_CHARS])
     fields: dict[str, Any] = found if isinstance(found, dict) else {}
     message = fields.get("message", fields.get("detail", ""))
     return Said(
-        message=message if isinstance(message, str) else json.dumps(message),
+        message=(message if isinstance(message, str) else json.dumps(message))[:_MESSAGE_CHARS],
         kind=_plain(fields.get("type")),
         code=_plain(fields.get("code")),
     )

@@ -40,14 +40,17 @@ class Relay:
         failures: list[Failure] = []
         while len(tried) < self._tries:
             server = self._servers.pick(time.monotonic(), tried)
-            if server is None:
+            if server is None or (server in tried and failures[-1].blame == "slow"):
                 break
             tried.append(server)
+            suspected = server.suspect
             try:
                 return await self._ask(server, answer)
             except Failure as failure:
-                failures.append(failure)
                 self._note(server, failure)
+                if suspected and failure.blame == "failed":  # as it did with others: it proves nothing about this one
+                    failure = Failure("down", str(failure))
+                failures.append(failure)
         raise self._verdict(failures)
 
     async def _ask(self, server: Server, answer: Answer) -> Finish:

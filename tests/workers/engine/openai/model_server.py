@@ -312,6 +312,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "counting": echo,
     "silent": lambda exchange, _: exchange.stay(),
     "late": say_then(then=Exchange.stay),
+    "empty": say_then(then=lambda exchange: exchange.end("tool_calls")),
     "dripping": dripping,
     "stall": say_then("one", " two", then=Exchange.stay),
     "reset": say_then("one", " two", then=Exchange.reset),

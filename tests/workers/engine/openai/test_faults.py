@@ -1,6 +1,7 @@
 """Every way in which a server can fail, over real sockets: what the request's reader hears of it, and when."""
 
 import logging
+import math
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.workers.engine.openai.model_server import ModelServer
 BEFORE_A_TOKEN = [
     "crash", "crashlater", "page", "packed", "nostream", "noevents", "nojson", "nested", "wrongtype", "notext",
     "hugeline", "hugeevent", "error", "silent", "late", "dripping", "status-500", "status-503", "status-429-9",
-    "status-401", "status-405", "status-404", "moved",
+    "status-401", "status-405", "status-404", "moved", "empty",
 ]  # fmt: skip
 
 SAY_NOTHING = ("silent", "late", "dripping", "stall")
@@ -44,6 +45,27 @@ def test_after_a_token_no_other_server_may_go_on(engine_at: MakeEngine, server: 
 def test_a_request_that_fails_wherever_it_comes_may_be_to_blame(engine_at: MakeEngine, fault: str) -> None:
     with pytest.raises(EngineStopped):
         engine_at(fault, fault).submit(ask("hello")).result()
+
+
+def test_a_server_that_fails_everybody_condemns_no_single_request(engine_at: MakeEngine) -> None:
+    """Once it is known to fail, its failures prove nothing: a lone person's message must outlive an outage."""
+    engine = engine_at("status-500")
+    server = next(iter(engine._servers))
+    outcomes = []
+    for _ in range(8):
+        server.rests_until_s = -math.inf  # as if its rest were over
+        with pytest.raises((EngineStopped, EngineUnavailable)) as told:
+            engine.submit(ask("hello")).result()
+        outcomes.append(told.type)
+
+    assert outcomes == [EngineStopped] * 2 + [EngineUnavailable] * 6
+
+
+def test_a_hanging_server_is_not_asked_twice_for_one_question(engine_at: MakeEngine, server: ModelServer) -> None:
+    with pytest.raises(EngineUnavailable):
+        engine_at("silent", limits=QUICK).submit(ask("hello")).result()
+
+    assert len(server.bodies()) == 1
 
 
 @pytest.mark.parametrize("fault", ["status-429", "status-502", "status-503", "status-504", "late", "silent"])

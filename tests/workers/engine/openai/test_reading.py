@@ -55,6 +55,13 @@ def test_a_chunk(body: object, chunk: Chunk) -> None:
     assert read_chunk(json.dumps(body)) == chunk
 
 
+@pytest.mark.parametrize("usage", ['{"prompt_tokens": "3"}', '{"prompt_tokens": true, "completion_tokens": -1}'])
+def test_a_good_answer_is_not_lost_over_its_count(usage: str) -> None:
+    chunk = read_chunk(f'{{"choices": [{{"delta": {{"content": "x"}}}}], "usage": {usage}}}')
+
+    assert (chunk.text, chunk.usage) == ("x", None)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -67,8 +74,6 @@ def test_a_chunk(body: object, chunk: Chunk) -> None:
         '{"choices": [{"delta": "x"}]}',
         '{"choices": [{"delta": {"content": ["x"]}}]}',
         '{"choices": [{"delta": {}, "finish_reason": 1}]}',
-        '{"choices": [], "usage": {"prompt_tokens": "3"}}',
-        '{"choices": [], "usage": {"prompt_tokens": true, "completion_tokens": -1}}',
         '{"choices": [], "usage": [1]}',
     ],
 )
