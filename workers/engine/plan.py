@@ -24,6 +24,13 @@ _FLOATS: Final = {
 _UNITS: Final = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30, "tb": 10**12, "tib": 2**40}
 _HEADER_LIMIT: Final = 100_000_000  # bytes; the format's own limit
 _FULL: Final = "full_attention"
+_PLAIN: Final = frozenset((_FULL, "sliding_attention", "chunked_attention", "attention"))
+_WRITES: Final = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
+# Where a config says that some of its layers keep a state and not keys and values of each token.
+_MIXED: Final = (
+    "attn_layer_period", "attn_type_list", "block_types", "full_attention_interval", "full_attn_idxs",
+    "hybrid_override_pattern", "layers_block_type", "linear_num_key_heads", "mamba_d_state", "state_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +78,7 @@ def plan(model: str, *, memory_bytes: int, max_tokens: int, dtype: str) -> Plan:
     per_token = 2 * layers * heads * size * DTYPE_BYTES[dtype]
     reserved = int(memory_bytes * RESERVED_SHARE)
     tokens = max(0, memory_bytes - reserved - weights.bytes) // per_token
-    longest = config.get("max_position_embeddings") or max_tokens
+    longest = _number(config, "max_position_embeddings", max_tokens)
     one = min(max_tokens, longest)
     notes = [weights.note, _note_on_layers(config), _note_on_length(max_tokens, longest)]
     return Plan(
@@ -121,18 +128,37 @@ def find_folder(model: str) -> Path:
 
 def cache_shape(config: dict[str, Any]) -> tuple[int, int, int]:
     """Layers, key-value heads and size of a head. Raises BadSetting."""
+    made_for = config.get("architectures")
+    if isinstance(made_for, list) and made_for and not any(_WRITES.search(str(name)) for name in made_for):
+        raise BadSetting(f"this model is not made to write ({made_for[0]})")
     if config.get("kv_lora_rank"):
         raise BadSetting(
             "this model keeps compressed keys and values (latent attention): it cannot be counted this way"
         )
-    kinds = set(config.get("layer_types") or ()) - {_FULL, "sliding_attention", "chunked_attention"}
-    if kinds:
-        raise BadSetting(f"this model has layers of {', '.join(sorted(kinds))}: they cannot be counted this way")
+    states = [name for name in _MIXED if config.get(name) is not None]
+    if states or (kinds := _layer_types(config) - _PLAIN):
+        told = ", ".join(states or sorted(kinds))
+        raise BadSetting(f"this model has layers that keep no keys and values ({told}): it cannot be counted this way")
     heads, hidden, layers = (
         _number(config, name) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
     )
-    kept = config.get("num_key_value_heads") or heads
-    return layers, kept, config.get("head_dim") or hidden // heads
+    if hidden < heads:
+        raise BadSetting("config.json: hidden_size is less than num_attention_heads")
+    return layers, _key_value_heads(config, heads), _number(config, "head_dim", hidden // heads)
+
+
+def _key_value_heads(config: dict[str, Any], heads: int) -> int:
+    """Falcon's older models have one, and say it in a word of their own."""
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1
+    return _number(config, "num_key_value_heads", _number(config, "num_kv_heads", heads))
+
+
+def _layer_types(config: dict[str, Any]) -> set[str]:
+    kinds = config.get("layer_types") or []
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise BadSetting("config.json: layer_types is no list of words")
+    return set(kinds)
 
 
 def measure_weights(folder: Path, dtype: str, config: dict[str, Any]) -> Weights:
@@ -142,22 +168,33 @@ def measure_weights(folder: Path, dtype: str, config: dict[str, Any]) -> Weights
         BadSetting: there are no weights.
     """
     index = folder / "model.safetensors.index.json"
-    named = _read(index).get("weight_map", {}) if index.is_file() else {}
+    named, indexed = _read_index(index) if index.is_file() else (set(), 0)
     # Without an index one file of this name holds all; some repositories have a second copy beside it.
-    files = [folder / name for name in sorted(set(named.values()) or {"model.safetensors"})]
+    shards = named or {file.name for file in folder.glob("model-*-of-*.safetensors")} or {"model.safetensors"}
+    files = [folder / name for name in sorted(shards)]
     if all(file.is_file() for file in files):
         tensors = [tensor for file in files for tensor in read_tensors(file)]
         total = sum(count * DTYPE_BYTES[dtype] if kind in _FLOATS else stored for kind, count, stored in tensors)
         packed = any(kind not in _FLOATS for kind, _, _ in tensors)
         return Weights(total, None if packed else sum(count for _, count, _ in tensors))
-    if named:
-        stored = int(_read(index).get("metadata", {}).get("total_size", 0))
-        if stored:
-            return _converted(stored, dtype, config, "weights: by the index, not all files are here")
-    stored = sum(file.stat().st_size for file in folder.glob("*.bin"))
+    if indexed:
+        return _converted(indexed, dtype, config, "weights: by the index, not all files are here")
+    stored = sum(file.stat().st_size for file in folder.glob("pytorch_model*.bin"))
     if not stored:
-        raise BadSetting(f"there are no weights in {folder}: no *.safetensors, no index, no *.bin")
+        raise BadSetting(f"there are no weights in {folder}: no *.safetensors, no index, no pytorch_model*.bin")
     return _converted(stored, dtype, config, "weights: by the size of the files")
+
+
+def _read_index(index: Path) -> tuple[set[str], int]:
+    """The names of the files, and the bytes of all tensors; 0 if it does not tell. Raises BadSetting."""
+    content = _read(index)
+    named, metadata = content.get("weight_map") or {}, content.get("metadata") or {}
+    if not isinstance(named, dict) or not isinstance(metadata, dict):
+        raise BadSetting(f"{index} is no index of weights")
+    files, total = set(named.values()), metadata.get("total_size", 0)
+    if not all(isinstance(name, str) and Path(name).name == name for name in files) or type(total) is not int:
+        raise BadSetting(f"{index} is no index of weights")
+    return files, max(0, total)
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, int, int]]:
@@ -174,6 +211,8 @@ def read_tensors(file: Path) -> Iterator[tuple[str, int, int]]:
         for name, tensor in tensors.items():
             if name != "__metadata__":
                 start, end = tensor["data_offsets"]
+                if not 0 <= start <= end:
+                    raise ValueError("a tensor of no size")
                 yield tensor["dtype"], (end - start) // _FLOATS.get(tensor["dtype"], 1), end - start
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadSetting(f"{file} is no safetensors file, or was cut") from exc
@@ -199,23 +238,27 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadSetting(f"{file} is no JSON") from exc
     if not isinstance(content, dict):
         raise BadSetting(f"{file} is no JSON object")
     return content
 
 
-def _number(config: dict[str, Any], name: str) -> int:
-    value = config.get(name)
-    if type(value) is not int or value <= 0:
+def _number(config: dict[str, Any], name: str, default: int | None = None) -> int:
+    """A whole number above 0. Raises BadSetting."""
+    value = default if config.get(name) is None else config[name]
+    if value is None:
         raise BadSetting(f"config.json has no {name}: this model cannot be counted this way")
+    if type(value) is not int or not 0 < value < 2**40:
+        raise BadSetting(f"config.json: {name} is no whole number above 0: this model cannot be counted this way")
     return value
 
 
 def _note_on_layers(config: dict[str, Any]) -> str:
-    windows = set(config.get("layer_types") or ()) - {_FULL}
-    if not windows:
+    kinds = _layer_types(config)
+    windows = kinds - {_FULL, "attention"} if kinds else config.get("sliding_window")
+    if not windows or config.get("use_sliding_window") is False:
         return ""
     return "some layers keep a window alone: more fits where the engine makes use of it; counted as full"
 

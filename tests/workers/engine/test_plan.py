@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.errors import BadSetting
 from workers.engine.plan import find_folder, plan, read_memory
@@ -202,3 +205,95 @@ def test_the_command_prints_a_table_and_an_object_and_loads_no_torch(model_folde
     assert (found["bytes_per_token"], found["max_tokens"]) == (23_040, 1000)
     assert found["slots"] == found["tokens"] // 1000
     assert (wrong.returncode, wrong.stderr.strip()) == (2, "--dtype int4: must be one of float32, float16, bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("config", "heads", "size"),
+    [
+        ({"num_key_value_heads": None, "head_dim": None}, 8, 6),  # a head each, of 48 / 8
+        ({"num_key_value_heads": None, "head_dim": None, "multi_query": True}, 1, 6),  # falcon-7b
+        (
+            {"num_key_value_heads": None, "num_kv_heads": 4, "multi_query": True, "new_decoder_architecture": True},
+            4,
+            10,
+        ),
+    ],
+)
+def test_key_value_heads_are_read_in_each_familys_words(
+    tmp_path: Path, config: dict[str, Any], heads: int, size: int
+) -> None:
+    found = plan(str(a_folder(tmp_path, **config)), memory_bytes=MEMORY, max_tokens=64, dtype="float16")
+
+    assert (found.layers, found.key_value_heads, found.head_size) == (3, heads, size)
+    assert found.bytes_per_token == 2 * 3 * heads * size * 2
+
+
+def test_a_window_without_a_list_of_layers_is_noted(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, sliding_window=4096)
+
+    assert "window" in "".join(plan(str(folder), memory_bytes=MEMORY, max_tokens=64, dtype="float16").notes)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"full_attention_interval": 4}, "full_attention_interval"),
+        ({"attn_layer_period": 8}, "keep no keys and values"),
+        ({"hybrid_override_pattern": "M-M*"}, "keep no keys and values"),
+        ({"full_attn_idxs": [1, 2]}, "keep no keys and values"),
+        ({"architectures": ["BertModel"]}, "not made to write"),
+        ({"hidden_size": 4}, "hidden_size is less"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings"),
+        ({"num_key_value_heads": "8"}, "num_key_value_heads"),
+        ({"head_dim": 0.5}, "head_dim"),
+        ({"layer_types": [None]}, "layer_types"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused_by_name(tmp_path: Path, config: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadSetting, match=told):
+        plan(str(a_folder(tmp_path, **config)), memory_bytes=MEMORY, max_tokens=64, dtype="float16")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(field=st.sampled_from([*GQA, "layer_types", "architectures", "sliding_window", "text_config"]), value=ANYTHING)
+def test_whatever_a_config_says_there_is_a_plan_or_a_reason(field: str, value: object) -> None:
+    with TemporaryDirectory() as name:
+        folder = a_folder(Path(name), **{field: value})  # type: ignore[arg-type]
+        try:
+            found = plan(str(folder), memory_bytes=MEMORY, max_tokens=64, dtype="float16")
+        except BadSetting:
+            return
+    assert found.slots >= 0
+    assert found.bytes_per_token > 0
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"w": "one.safetensors"}, "metadata": {"total_size": "abc"}},
+        {"weight_map": ["w"], "metadata": {}},
+        {"weight_map": {"w": 7}, "metadata": {"total_size": 5}},
+        {"weight_map": {"w": "../../secret"}, "metadata": {"total_size": 5}},
+    ],
+)
+def test_an_index_that_is_none_is_refused(tmp_path: Path, index: dict[str, Any]) -> None:
+    folder = a_folder(tmp_path)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(BadSetting, match="is no index of weights"):
+        plan(str(folder), memory_bytes=MEMORY, max_tokens=64, dtype="float16")
+
+
+def test_parts_without_an_index_are_counted(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "training_args.bin").write_bytes(b"x" * 5000)
+
+    assert plan(str(folder), memory_bytes=MEMORY, max_tokens=64, dtype="float16").weights_bytes == 2000
