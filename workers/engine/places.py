@@ -117,7 +117,8 @@ class Places:
         sequence.cached = 0
 
     def forget(self) -> None:
-        """Keep nothing of those that have ended."""
+        """Keep nothing of those that have ended, and copy nothing that nobody has copied yet."""
+        self._copies = []
         while self._kept:
             self._let_go(next(iter(self._kept)))
 

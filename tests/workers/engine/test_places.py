@@ -250,6 +250,19 @@ def test_what_was_to_be_zeroed_for_one_who_left_is_not_zeroed_under_the_next() -
     assert len(follow_up.new) > 1
 
 
+def test_what_is_forgotten_is_not_copied_either() -> None:
+    """The cache that it was to be copied from is given back."""
+    house = House()
+    house.answers(*HISTORY, *range(1000, 1030))
+    places = house.scheduler.places
+    span = places.take(a_sequence(*HISTORY, 7, 8, 9))
+
+    places.forget()
+
+    assert span is not None
+    assert places.copies() == ()
+
+
 @pytest.mark.parametrize("length", [0, 1, 63])
 def test_equal_lists_are_their_own_beginning(length: int) -> None:
     assert common_prefix(list(range(length)), list(range(length))) == length
