@@ -98,6 +98,13 @@ class Batcher:
         manager = self._manager
         return not manager.is_running() or manager.background_thread_status.can_accept_new_requests() is not None
 
+    def ends(self, timeout_s: float) -> bool:
+        """Whether the thread of a manager that is down has ended; waits so long for it."""
+        thread = self._manager._generation_thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return not self._manager.is_running()
+
     def stop(self, timeout_s: float) -> bool:
         """End the manager and free its cache; the model stays. False: its thread did not end in time."""
         manager, self._manager = self._manager, None

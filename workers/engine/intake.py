@@ -1,9 +1,13 @@
-"""The door of an engine that computes itself: requests are checked, made sequences, and wait for its thread."""
+"""The door of an engine that computes itself: requests are checked, made sequences, and wait for its thread.
+
+It knows everybody who came in and has not left: what the engine's own thread does with them meanwhile, and whether that
+thread still does anything, nobody needs to ask in order to tell them that it is over.
+"""
 
 import threading
 from collections.abc import Callable
 
-from app.errors import EngineStopped, RequestRejected
+from app.errors import EngineStopped, EngineUnavailable, RequestRejected
 from workers.engine.checks import check_messages, check_sampling
 from workers.engine.fitting import fit_messages
 from workers.engine.interface import Handle, Request
@@ -33,9 +37,11 @@ class Intake:
         self.meter = Meter(clock)
         self._prompts, self._vocabulary = loaded.prompts, loaded.vocabulary
         self._check, self._clock, self._new_handle = check, clock, new_handle
-        self._state = threading.Condition()  # guards the next two
+        self._state = threading.Condition()  # guards all below
         self._arrived: list[Sequence] = []
+        self._inside: dict[Sequence, None] = {}  # in the order of their coming
         self._stopped: str | None = None
+        self._paused: str | None = None
 
     @property
     def stopped(self) -> str | None:
@@ -83,12 +89,30 @@ class Intake:
         )
 
     def enter(self, sequence: Sequence) -> None:
-        """Let it in. Raises EngineStopped if the engine died or was closed."""
+        """Let it in; whoever ends it says so by `leave`.
+
+        Raises:
+            EngineStopped: the engine died or was closed.
+            EngineUnavailable: it lets nobody in for a while.
+        """
         with self._state:
             if self._stopped is not None:
                 raise EngineStopped(self._stopped)
+            if self._paused is not None:
+                raise EngineUnavailable(self._paused)
             self._arrived.append(sequence)
+            self._inside[sequence] = None
             self._state.notify()
+
+    def leave(self, sequence: Sequence) -> None:
+        """It ends. Nothing happens if it has left before."""
+        with self._state:
+            self._inside.pop(sequence, None)
+
+    def inside(self) -> list[Sequence]:
+        """Those that came in and have not left, fetched or not, in order."""
+        with self._state:
+            return list(self._inside)
 
     def arrivals(self) -> list[Sequence]:
         """Those that came since the last call, in order."""
@@ -102,7 +126,17 @@ class Intake:
             return bool(self._state.wait_for(lambda: self._arrived or self._stopped is not None, timeout_s))
 
     def stop(self, why: str) -> None:
-        """Let nothing in any more. The first reason counts."""
+        """Let nothing in any more. The first reason counts. Who has not been fetched is not given out any more."""
         with self._state:
             self._stopped = self._stopped or why
+            self._arrived = []
             self._state.notify()
+
+    def pause(self, why: str) -> None:
+        """Let nobody in until `resume`. Who has not been fetched is not given out any more."""
+        with self._state:
+            self._paused, self._arrived = why, []
+
+    def resume(self) -> None:
+        with self._state:
+            self._paused = None

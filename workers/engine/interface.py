@@ -43,7 +43,10 @@ class Result:
 
 class Handle:
     """One running request, seen by the one thread that waits for it. `begin`, `emit`, `finish`, `fail` are
-    the engine's side."""
+    the engine's side.
+
+    The first end counts, also when two threads of the engine end it: what comes after that is not read.
+    """
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[str | Result | SwitchyardError] = queue.SimpleQueue()
@@ -114,7 +117,13 @@ class Engine(Protocol):
     slots: int
 
     def submit(self, request: Request) -> Handle:
-        """Start a request. Raises RequestRejected if it can never run, EngineStopped if the engine is down."""
+        """Start a request.
+
+        Raises:
+            RequestRejected: it can never run.
+            EngineStopped: the engine is down.
+            EngineUnavailable: not now; nothing of it was begun.
+        """
         ...
 
     def fit(self, messages: tuple[tuple[str, str], ...], max_new_tokens: int) -> tuple[tuple[str, str], ...]:
@@ -131,5 +140,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """End every request with EngineStopped and free the model."""
+        """End every request with EngineStopped, at once, and free the model when what is computed now has ended."""
         ...

@@ -79,17 +79,18 @@ class Meter:
             course.last_s = now_s
             course.tokens += tokens
 
-    def end(self, course: "Course", how: End, tokens: int) -> None:
+    def end(self, course: "Course", how: End, tokens: int) -> bool:
         """See `Course.end`."""
         with self._lock:
             if course.ended:
-                return
+                return False
             course.ended = True
             self._ended[how] += 1
             self._generated_tokens += max(0, tokens - course.tokens)
             course.tokens = max(tokens, course.tokens)
             if course.tokens > 1:
                 self._output_token.add((course.last_s - course.first_s) / (course.tokens - 1))
+            return True
 
 
 class Course:
@@ -114,6 +115,9 @@ class Course:
         """So many tokens came out, together."""
         self._meter.token(self, tokens)
 
-    def end(self, how: End, tokens: int = 0) -> None:
-        """It ended. `tokens`: of the whole answer, if only its end tells how many these were."""
-        self._meter.end(self, how, tokens)
+    def end(self, how: End, tokens: int = 0) -> bool:
+        """It ended. `tokens`: of the whole answer, if only its end tells how many these were.
+
+        False: it ended before, perhaps by another thread, and its reader is told by who was first.
+        """
+        return self._meter.end(self, how, tokens)

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from app.errors import BadSetting, EngineStopped, RequestRejected
+from app.errors import BadSetting, EngineStopped, EngineUnavailable, RequestRejected
 from workers.engine.batcher import Batcher, Output
 from workers.engine.checks import check_plain, check_request
 from workers.engine.figures import Figures
@@ -24,7 +24,7 @@ from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded, load_model
 from workers.engine.pages import Pages, plan_pages
 from workers.engine.prompts import Messages
-from workers.engine.readers import Readers
+from workers.engine.readers import ODD, Readers
 from workers.engine.restarts import BEGINS_ANEW, Restarts
 from workers.engine.running import Running
 from workers.engine.sequence import Sequence
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.2  # how often the dispatcher looks whether the manager lives, when nothing wakes it
 STOP_S = 30.0  # one step of a large model on a slow machine
+TOLD_S = 0.5  # so long everybody waits for a library's thread that dies; then nobody does
+HANGS = "the engine died and cannot begin anew yet"
 
 
 class PagedEngine:
@@ -110,6 +112,7 @@ class PagedEngine:
         Raises:
             RequestRejected: a value is out of range, or the prompt leaves no room for an answer.
             EngineStopped: the engine died or was closed.
+            EngineUnavailable: it died, and it takes a while until it begins anew, or not.
         """
         check_request(request)
         return self.start(self._intake.encode(request.messages), request).handle
@@ -143,8 +146,9 @@ class PagedEngine:
         )
 
     def close(self) -> None:
-        """End every request with EngineStopped. Returns when the step that is running has ended."""
+        """End every request with EngineStopped, at once. Returns when the step that is running has ended."""
         self._intake.stop("the engine was closed")
+        self._tell_all()
         self._batcher.ring()
         self._thread.join(STOP_S)
 
@@ -166,7 +170,9 @@ class PagedEngine:
             log.exception("engine died")
         finally:
             self._intake.stop("the engine died")
-            self._fail_all()
+            self._tell_all()
+            for sequence in self._intake.inside():
+                self._remove(sequence)
             self._batcher.close(STOP_S)
 
     def _round(self) -> None:
@@ -180,7 +186,11 @@ class PagedEngine:
 
     def _take_arrivals(self) -> None:
         for sequence in self._intake.arrivals():
-            self._waiting.add(sequence, priority=sequence.request.priority, now_s=self._clock())
+            try:
+                self._waiting.add(sequence, priority=sequence.request.priority, now_s=self._clock())
+            except Exception:  # one that cannot stand in the line harms nobody
+                log.exception("request failed")
+                self._readers.fail(sequence, RequestRejected(ODD))
 
     def _end_early(self) -> None:
         """Those that were cancelled or whose time is over leave with what they have."""
@@ -194,11 +204,17 @@ class PagedEngine:
         while self._waiting and len(self._running) < self.slots and self._running.has_room(self._waiting.peek()):
             sequence = self._waiting.peek()
             name = self._running.next_name()
-            if not self._batcher.add(name, sequence.prompt, sequence.max_new, sequence.request):
+            try:
+                added = self._batcher.add(name, sequence.prompt, sequence.max_new, sequence.request)
+            except (TypeError, ValueError, OverflowError):  # a value that no library takes
+                log.exception("request failed")
+                self._readers.fail(sequence, RequestRejected(ODD))
+                continue
+            if not added:
                 return  # down: it keeps its place in the line
             self._waiting.discard(sequence)
             self._running.add(name, sequence)
-            sequence.handle.begin()
+            sequence.begin()
 
     def _patience_s(self) -> float:
         """How long to wait for an output: until the manager must be looked at, or until the next deadline."""
@@ -233,6 +249,7 @@ class PagedEngine:
         name = self._running.remove(sequence)
         if name is not None:
             self._batcher.cancel(name)
+        self._intake.leave(sequence)
 
     def _revive(self) -> None:
         """Tell those in flight, and begin anew; those in the line keep their places. Raises if it does not help."""
@@ -240,13 +257,22 @@ class PagedEngine:
         for sequence in list(self._running):
             self._readers.fail(sequence, EngineStopped(BEGINS_ANEW))
         self._restarts.note()
+        if not self._batcher.ends(TOLD_S):
+            self._turn_away()
         if not self._batcher.stop(STOP_S):
             raise EngineStopped("the library's thread does not end")
         self._batcher.start()
+        self._intake.resume()
 
-    def _fail_all(self) -> None:
-        for sequence in [*self._running, *self._waiting, *self._intake.arrivals()]:
-            self._readers.fail(sequence, EngineStopped(self._intake.stopped or ""))
+    def _turn_away(self) -> None:
+        """The library's thread hangs in its death: nobody in the line waits for it, and nobody joins the line."""
+        self._intake.pause(HANGS)
+        for sequence in self._intake.inside():
+            self._readers.fail(sequence, EngineUnavailable(HANGS))
+
+    def _tell_all(self) -> None:
+        """It is over. From any thread: nobody waits for the library."""
+        self._readers.tell(self._intake.inside(), EngineStopped(self._intake.stopped or ""))
 
 
 class _Ringing(Handle):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workers.engine.interface import Finish
+from workers.engine.figures import End
 from workers.engine.places import Copy, Places
 from workers.engine.sequence import Sequence
 from workers.engine.spans import Span
@@ -115,8 +115,8 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._running) + len(self._waiting)
 
-    def ended(self, now_s: float) -> list[tuple[Sequence, Finish]]:
-        """Those that were cancelled or whose deadline has passed, running or waiting."""
+    def ended(self, now_s: float) -> list[tuple[Sequence, End]]:
+        """Those that were cancelled, whose deadline has passed or whose reader failed, running or waiting."""
         return [(sequence, reason) for sequence in self if (reason := sequence.ended_by(now_s))]
 
     def remove(self, sequence: Sequence) -> None:
@@ -191,7 +191,7 @@ class Scheduler:
             if share[sequence]:
                 start, end = sequence.cached, sequence.cached + share[sequence]
                 yield Chunk(self._running[sequence], start, sequence.tokens(start, end), sequence.adapter)
-                sequence.handle.begin()
+                sequence.begin()
                 sequence.cached = end
                 self.prefilled_tokens += share[sequence]
 
@@ -214,7 +214,7 @@ class Scheduler:
             if not sequence.to_prefill:
                 yield Row(sequence, span, sequence.next_input, sequence.cached)
                 if not sequence.new:
-                    sequence.handle.begin()
+                    sequence.begin()
                 sequence.cached += 1
 
     def _join(self) -> Sequence | None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from workers.engine.figures import End
 from workers.engine.interface import Finish, Handle, Request, Result
 from workers.engine.meter import Course, Meter
 from workers.engine.text import Characters, Decode, StopStrings
 
 if TYPE_CHECKING:
     from workers.engine.adapted import Adapter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Sequence:
     adapter: Adapter | None = None  # until it ends
     kind: Hashable = None  # of its adapter, as it was loaded: keys and values of another kind are other ones
     spoiled: bool = False  # something went wrong: what it has in the cache is for nobody else
+    unheard: bool = False  # its reader failed: it ends at the next look
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,9 +73,24 @@ class Sequence:
             return self.prompt[start:end]
         return (self.prompt + self.new)[start:end]
 
-    def ended_by(self, now_s: float) -> Finish | None:
-        """Why it must end without another token, if it must."""
-        if self.handle.cancelled:
+    def begin(self) -> None:
+        """It has a slot."""
+        try:
+            self.handle.begin()
+        except Exception:
+            log.exception("reader failed")
+            self.unheard = True
+
+    def ended_by(self, now_s: float) -> End | None:
+        """Why it must end without another token, if it must; "failed": its reader did."""
+        try:
+            cancelled = self.handle.cancelled
+        except Exception:
+            log.exception("reader failed")
+            self.unheard = True
+        if self.unheard:
+            return "failed"
+        if cancelled:
             return "cancelled"
         if self.ends_at_s is not None and now_s >= self.ends_at_s:
             return "deadline"
@@ -88,14 +108,15 @@ class Sequence:
         return "length" if len(self.new) >= self.max_new else None
 
     def show(self, piece: str) -> None:
-        if piece:
+        if piece and not self.course.ended:
             self.handle.emit(piece)
 
     def finish(self, reason: Finish) -> None:
-        """Give the reader the rest of the text and the result."""
+        """Give the reader the rest of the text and the result; nothing, if the request was ended before."""
         if reason in ("stop", "length"):  # otherwise a stop string might have followed: its beginning stays hidden
             self.show(self.answer.flush())
-        self.course.end(reason)
+        if not self.course.end(reason):
+            return
         self.handle.finish(
             Result(
                 text=self.answer.text,

@@ -23,7 +23,7 @@ from workers.engine.interface import Handle, Request
 from workers.engine.loading import Loaded, load_model
 from workers.engine.processors import check_processors
 from workers.engine.prompts import Messages
-from workers.engine.readers import Readers
+from workers.engine.readers import ODD, TOO_LARGE, Readers
 from workers.engine.restarts import BEGINS_ANEW, Restarts
 from workers.engine.runner import Runner, is_out_of_memory
 from workers.engine.sampling import pick
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # of prompts, between two tokens of everybody else
 UNPICKED = "no token could be picked: the model's numbers overflowed on this prompt, or a logit processor failed"
-TOO_LARGE = "the device has no memory for this prompt and its answer"
 KEEP_S = 600.0
 CLOSE_S = 30.0  # one step of a large model on a slow machine
 
@@ -178,8 +177,9 @@ class SlotsEngine:
         )
 
     def close(self) -> None:
-        """End every request with EngineStopped. Returns when the step that is running has ended."""
+        """End every request with EngineStopped, at once. Returns when the step that is running has ended."""
         self._intake.stop("the engine was closed")
+        self._tell_all()
         self._thread.join(CLOSE_S)
 
     def _run(self, runner: Runner) -> None:
@@ -200,7 +200,9 @@ class SlotsEngine:
             log.exception("engine died")
         finally:
             self._intake.stop("the engine died")
-            self._fail_all()
+            self._tell_all()
+            for sequence in self._intake.inside():
+                self._remove(sequence)
             self._adapters.close()
 
     def _take_arrivals(self, runner: Runner) -> bool:
@@ -211,8 +213,16 @@ class SlotsEngine:
             arrived = self._intake.arrivals()
         now_s = self._clock()
         for sequence in arrived:
-            self._scheduler.add(sequence, now_s=now_s)
+            self._take(sequence, now_s)
         return self._intake.stopped is None
+
+    def _take(self, sequence: Sequence, now_s: float) -> None:
+        """Put it into the line. One that cannot stand there harms nobody."""
+        try:
+            self._scheduler.add(sequence, now_s=now_s)
+        except Exception:
+            log.exception("request failed")
+            self._readers.fail(sequence, RequestRejected(ODD))
 
     def _rest(self, runner: Runner) -> None:
         """Wait for somebody. What is kept for follow-ups stays for a while; then its memory is given back."""
@@ -273,10 +283,11 @@ class SlotsEngine:
     def _remove(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         self._adapters.give_back(sequence)
+        self._intake.leave(sequence)
 
-    def _fail_all(self) -> None:
-        for sequence in [*self._scheduler, *self._intake.arrivals()]:
-            self._readers.fail(sequence, EngineStopped(self._intake.stopped or ""))
+    def _tell_all(self) -> None:
+        """It is over. From any thread: nobody waits for the step that is running."""
+        self._readers.tell(self._intake.inside(), EngineStopped(self._intake.stopped or ""))
 
 
 def _check(request: Request) -> None:

@@ -1,5 +1,6 @@
-"""A model that errs when a test says so, and how its requests end."""
+"""A model that errs or hangs when a test says so, and how its requests end."""
 
+import threading
 from typing import Any
 
 from app.errors import SwitchyardError
@@ -24,6 +25,35 @@ class Breaking:
 
     def __exit__(self, *_: object) -> None:
         self._hook.remove()
+
+
+class Hanging:
+    """A model whose forwards do not end before the test lets them."""
+
+    def __init__(self, model: Any) -> None:
+        self._hangs, self._free = threading.Event(), threading.Semaphore(0)
+        self._hook = model.base_model.register_forward_pre_hook(self._hang)
+
+    def _hang(self, *_: Any) -> None:
+        self._hangs.set()
+        assert self._free.acquire(timeout=120)
+
+    def wait(self) -> None:
+        """Until a step hangs."""
+        assert self._hangs.wait(30)
+
+    def next(self) -> None:
+        """Let this step end; waits until the one after it hangs."""
+        self._hangs.clear()
+        self._free.release()
+        self.wait()
+
+    def __enter__(self) -> "Hanging":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+        self._free.release(100)
 
 
 def outcome(handle: Handle) -> Result | SwitchyardError:

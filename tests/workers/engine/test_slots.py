@@ -1,6 +1,7 @@
 """What is the slots engine's own: its cache, the models that it takes, and those that it refuses with the reason."""
 
 import random
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, Lfm2Config, Lfm2ForCausalLM, LlamaConfig
 
-from app.errors import BadSetting, RequestRejected
+from app.errors import BadSetting, EngineStopped, RequestRejected
 from tests.workers.engine.asking import ask
+from tests.workers.engine.breaking import outcome
 from tests.workers.engine.conftest import MakeSlots
 from tests.workers.engine.tiny import SIZES, as_loaded, tiny, tiny_llama
 from workers.engine.build import build_engine
-from workers.engine.interface import Request
+from workers.engine.interface import Request, Result
 from workers.engine.loading import check_attention, longest, pick_dtype
 from workers.engine.packed_linear import PackedLinear
 from workers.engine.prompts import Prompts
@@ -30,6 +32,20 @@ def test_a_small_cache_lets_requests_wait_and_answers_them_all(make_slots: MakeS
     running = [engine.start([n] * 30, ask("", max_new_tokens=30)) for n in range(6)]
 
     assert all(sequence.handle.result().new_tokens == 30 for sequence in running)
+
+
+def test_the_thread_of_an_engine_ends_with_it(make_slots: MakeSlots) -> None:
+    """It holds the cache; and a closed engine that goes on computing takes the time of the next one."""
+    before = set(threading.enumerate())
+    engine = make_slots(max_tokens=64, model=as_loaded(tiny_llama()))
+    assert len(set(threading.enumerate()) - before) == 1
+    endless = engine.start([1, 2], ask("", max_new_tokens=60))
+
+    engine.close()
+
+    assert set(threading.enumerate()) <= before
+    assert not engine.alive()
+    assert isinstance(outcome(endless.handle), EngineStopped | Result)
 
 
 def test_what_is_larger_than_the_cache_is_refused_with_the_reason(make_slots: MakeSlots) -> None:
