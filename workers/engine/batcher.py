@@ -13,8 +13,10 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 
 from workers.engine.draws import draws
 from workers.engine.interface import Request
+from workers.engine.load import Load
 from workers.engine.loading import Loaded
 from workers.engine.pages import Pages
+from workers.engine.runner import is_out_of_memory
 
 LIBRARY_LOG = "ContinuousBatchingLogger"
 BELL = "bell"  # the name of an output that is none: it wakes the reader
@@ -34,9 +36,9 @@ class Output:
 class Batcher:
     """One manager after another on one model. All methods but `ring` are for one thread."""
 
-    def __init__(self, loaded: Loaded, *, slots: int, pages: Pages, max_tokens: int, graphs: bool) -> None:
+    def __init__(self, loaded: Loaded, *, load: Load, pages: Pages, max_tokens: int, graphs: bool) -> None:
         self._model, self._eos = loaded.model, sorted(loaded.eos)
-        self._slots, self._pages, self._max_tokens, self._graphs = slots, pages, max_tokens, graphs
+        self._load, self._pages, self._max_tokens, self._graphs = load, pages, max_tokens, graphs
         self._manager: Any = None
         quieten()
 
@@ -56,7 +58,10 @@ class Batcher:
         self._manager = manager
 
     def add(self, name: str, prompt: list[int], max_new: int, request: Request) -> bool:
-        """Hand over a request; False: the manager is dead. True promises nothing: it may be dying."""
+        """Hand over a request; False: the manager is dead. True promises nothing: it may be dying.
+
+        Raises TypeError, ValueError or OverflowError if a value is none that the library takes.
+        """
         seed = secrets.randbits(63) if request.seed is None else request.seed
         added = self._manager.add_request(
             prompt,
@@ -98,6 +103,11 @@ class Batcher:
         manager = self._manager
         return not manager.is_running() or manager.background_thread_status.can_accept_new_requests() is not None
 
+    def out_of_memory(self) -> bool:
+        """Whether that is what a manager died of."""
+        error = self._manager.background_thread_status.fatal_error
+        return error is not None and is_out_of_memory(error)
+
     def ends(self, timeout_s: float) -> bool:
         """Whether the thread of a manager that is down has ended; waits so long for it."""
         thread = self._manager._generation_thread
@@ -111,6 +121,9 @@ class Batcher:
         if manager is None:
             return True
         manager.stop(block=True, timeout=timeout_s, hard_stop=True)
+        error = manager.background_thread_status.fatal_error
+        if error is not None:  # it holds the cache and a step's tensors, and the next manager makes a cache of its own
+            error.__traceback__ = None
         return not manager.is_running()
 
     def close(self, timeout_s: float) -> None:
@@ -127,8 +140,8 @@ class Batcher:
             page_size=pages.page_tokens,
             num_blocks=pages.total,
             safety_margin=pages.margin,
-            max_batch_tokens=pages.step_tokens,
-            max_requests_per_batch=self._slots,
+            max_batch_tokens=self._load.step_tokens,
+            max_requests_per_batch=self._load.slots,
             max_blocks_per_request=most + most % 2 if on_cuda else 0,
             auto_switch_to_flash=on_cuda,
             # With it a request that is cancelled while its step computes is looked up after it was thrown out, and the

@@ -3,7 +3,8 @@
 The library computes and shares the cache between requests with the same beginning. It trusts its callers and dies with
 everybody when one of them errs, so here stands what it lacks: nothing is handed over that could hurt it, a waiter is
 ended by us and never left to the library, and when it has died all the same, those in flight are told and it begins
-anew with the weights that are loaded. Read `_round` first.
+anew with the weights that are loaded. When it died for want of memory nobody need be told: it begins anew with less at
+once, and they go on. Read `_round` first.
 """
 
 import logging
@@ -21,11 +22,13 @@ from workers.engine.checks import check_plain, check_request
 from workers.engine.figures import Figures
 from workers.engine.intake import Intake
 from workers.engine.interface import Handle, Request
+from workers.engine.load import Load
 from workers.engine.loading import Loaded, load_model
 from workers.engine.pages import Pages, plan_pages
 from workers.engine.prompts import Messages
-from workers.engine.readers import ODD, Readers
+from workers.engine.readers import ODD, TOO_LARGE, Readers
 from workers.engine.restarts import BEGINS_ANEW, Restarts
+from workers.engine.runner import is_out_of_memory
 from workers.engine.running import Running
 from workers.engine.sequence import Sequence
 from workers.engine.waiting import Waiting
@@ -67,7 +70,9 @@ class PagedEngine:
             cache_tokens=cache_tokens,
         )
         self.max_tokens = min(wanted, pages.longest)  # prompt and answer together
-        self._batcher = Batcher(loaded, slots=slots, pages=pages, max_tokens=self.max_tokens, graphs=graphs)
+        self._load = Load(slots=slots, step_tokens=pages.step_tokens, clock=clock)
+        self._eased = 0
+        self._batcher = Batcher(loaded, load=self._load, pages=pages, max_tokens=self.max_tokens, graphs=graphs)
         self._running = Running(pages)
         self._waiting: Waiting[Sequence] = Waiting()
         self._restarts = Restarts(clock)
@@ -143,6 +148,7 @@ class PagedEngine:
             cache_tokens=self._running.room_tokens,
             cache_tokens_used=self._running.used_tokens,
             restarts=self._restarts.count,
+            out_of_memory=self._eased,
         )
 
     def close(self) -> None:
@@ -179,6 +185,8 @@ class PagedEngine:
         self._take_arrivals()
         self._end_early()
         self._admit()
+        if not self._running and not self._waiting and self._load.more():
+            self._start_anew()
         for output in self._batcher.outputs(self._patience_s()):
             self._hand_out(output)
         if self._batcher.down():
@@ -186,11 +194,15 @@ class PagedEngine:
 
     def _take_arrivals(self) -> None:
         for sequence in self._intake.arrivals():
+            sequence.arrived_s = self._clock()
             try:
-                self._waiting.add(sequence, priority=sequence.request.priority, now_s=self._clock())
+                self._queue(sequence)
             except Exception:  # one that cannot stand in the line harms nobody
                 log.exception("request failed")
                 self._readers.fail(sequence, RequestRejected(ODD))
+
+    def _queue(self, sequence: Sequence) -> None:
+        self._waiting.add(sequence, priority=sequence.request.priority, now_s=sequence.arrived_s)
 
     def _end_early(self) -> None:
         """Those that were cancelled or whose time is over leave with what they have."""
@@ -201,11 +213,12 @@ class PagedEngine:
 
     def _admit(self) -> None:
         """Hand over who is next as long as there is a slot and room for the whole answer. Nobody overtakes."""
-        while self._waiting and len(self._running) < self.slots and self._running.has_room(self._waiting.peek()):
+        while self._waiting and len(self._running) < self._load.slots and self._running.has_room(self._waiting.peek()):
             sequence = self._waiting.peek()
             name = self._running.next_name()
             try:
-                added = self._batcher.add(name, sequence.prompt, sequence.max_new, sequence.request)
+                prompt, max_new = sequence.prompt + sequence.new, sequence.max_new - len(sequence.new)
+                added = self._batcher.add(name, prompt, max_new, sequence.request)
             except (TypeError, ValueError, OverflowError):  # a value that no library takes
                 log.exception("request failed")
                 self._readers.fail(sequence, RequestRejected(ODD))
@@ -231,8 +244,8 @@ class PagedEngine:
             if not self._batcher.down():  # else all of them failed, and the round ends with the manager's restart
                 self._readers.fail(sequence, EngineStopped("the engine could not run this request"))
             return
-        at = len(sequence.new)
-        if not at and output.tokens:
+        at = len(sequence.new) - self._running.brought(output.name)
+        if not sequence.new and output.tokens:
             sequence.course.prompt(len(sequence.prompt))
         for token, sound in zip(output.tokens[at:], output.sound[at:], strict=True):
             if not math.isfinite(sound):
@@ -252,17 +265,47 @@ class PagedEngine:
         self._intake.leave(sequence)
 
     def _revive(self) -> None:
-        """Tell those in flight, and begin anew; those in the line keep their places. Raises if it does not help."""
+        """Begin anew; those in the line keep their places. Raises if it does not help."""
         log.error("engine restarts", extra={"in_flight": len(self._running), "in_line": len(self._waiting)})
-        for sequence in list(self._running):
-            self._readers.fail(sequence, EngineStopped(BEGINS_ANEW))
-        self._restarts.note()
-        if not self._batcher.ends(TOLD_S):
+        ended = self._batcher.ends(TOLD_S)
+        if not (ended and self._batcher.out_of_memory() and self._ease()):
+            for sequence in list(self._running):
+                self._readers.fail(sequence, EngineStopped(BEGINS_ANEW))
+            self._restarts.note()
+        if not ended:
             self._turn_away()
+        self._start_anew()
+        self._intake.resume()
+
+    def _ease(self) -> bool:
+        """There was no memory: do less at once, with those in flight back in the line and what they have written.
+
+        One that has no memory even alone, in the smallest steps, is refused. False: nobody was there, and less is not.
+        """
+        running = list(self._running)
+        if len(running) == 1 and self._load.smallest_step:
+            self._readers.fail(running[0], RequestRejected(TOO_LARGE))
+        elif self._load.less():
+            for sequence in running:
+                self._running.remove(sequence)
+                self._queue(sequence)
+        else:
+            return False
+        self._eased += 1
+        return True
+
+    def _start_anew(self) -> None:
+        """Another manager in the place of this one. Raises if this one does not end, or what the device raises."""
         if not self._batcher.stop(STOP_S):
             raise EngineStopped("the library's thread does not end")
-        self._batcher.start()
-        self._intake.resume()
+        while True:
+            try:
+                self._batcher.start()
+            except (RuntimeError, MemoryError) as exc:
+                if not is_out_of_memory(exc) or not self._load.less():
+                    raise
+            else:
+                return
 
     def _turn_away(self) -> None:
         """The library's thread hangs in its death: nobody in the line waits for it, and nobody joins the line."""

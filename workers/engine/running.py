@@ -13,6 +13,7 @@ class Running:
     def __init__(self, pages: Pages) -> None:
         self._pages, self._free = pages, pages.room
         self._by_name: dict[str, Sequence] = {}
+        self._brought: dict[str, int] = {}
         self._names = itertools.count()
 
     def __len__(self) -> int:
@@ -38,18 +39,22 @@ class Running:
     def get(self, name: str) -> Sequence | None:
         return self._by_name.get(name)
 
+    def brought(self, name: str) -> int:
+        """How many tokens of its answer it had before; the manager takes them for the prompt's."""
+        return self._brought[name]
+
     def has_room(self, sequence: Sequence) -> bool:
         return self._size(sequence) <= self._free
 
     def add(self, name: str, sequence: Sequence) -> None:
-        self._by_name[name] = sequence
+        self._by_name[name], self._brought[name] = sequence, len(sequence.new)
         self._free -= self._size(sequence)
 
     def remove(self, sequence: Sequence) -> str | None:
         """Its name, if it was here."""
         for name, each in self._by_name.items():
             if each is sequence:
-                del self._by_name[name]
+                del self._by_name[name], self._brought[name]
                 self._free += self._size(sequence)
                 return name
         return None
