@@ -19,8 +19,14 @@ class Judge:
     ties: int = 0  # that went the other way
     _known: dict[tuple[int, ...], Reference] = field(default_factory=dict)
 
-    def check(self, prompt: list[int], got: list[int]) -> None:
-        """Fail if the answer, or what there is of it, differs in more than ties."""
+    def check(self, prompt: list[int], got: list[int], *, limit: int | None = None) -> None:
+        """Fail if the answer differs in more than ties, or is not whole.
+
+        `limit`: its most tokens; None: it was cancelled, and what there is of it may be less.
+        """
+        if limit is not None:
+            whole = len(got) == limit or (got and got[-1] in self.loaded.eos)
+            assert whole, f"the answer ends after {len(got)} of {limit} tokens"
         self.tokens += len(got)
         while got:
             reference = self._reference(prompt)

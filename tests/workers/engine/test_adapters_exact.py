@@ -47,8 +47,8 @@ class Judges:
         self.of: dict[str | None, Judge] = {name: Judge(lora.merged(loaded), longest) for name, lora in loras.items()}
         self.of[None] = Judge(loaded, longest)
 
-    def check(self, sequence: Sequence) -> None:
-        self.of[sequence.request.adapter].check(sequence.prompt, sequence.new)
+    def check(self, sequence: Sequence, limit: int | None) -> None:
+        self.of[sequence.request.adapter].check(sequence.prompt, sequence.new, limit=limit)
 
     def accept(self, tokens: int) -> None:
         """Fail if there was little to compare, with any of them, or too many ties."""
@@ -84,8 +84,9 @@ def test_two_hundred_mixes_with_three_adapters_equal_the_merged_models(tmp_path:
     adapters, judges = adapters_of(loaded, loras, tmp_path), Judges(loaded, loras)
 
     for seed in range(MIXES):
-        for sequence in Mixed(loaded, random.Random(seed), adapters).run(prompts):
-            judges.check(sequence)
+        mix = Mixed(loaded, random.Random(seed), adapters)
+        for sequence in mix.run(prompts):
+            judges.check(sequence, mix.limit(sequence))
 
     judges.accept(tokens=500)
 
@@ -118,7 +119,8 @@ def test_other_kinds_of_models_are_exact_too(kind: str, tmp_path: Path) -> None:
     adapters, judges = adapters_of(loaded, loras, tmp_path), Judges(loaded, loras)
 
     for seed in range(8):
-        for sequence in Mixed(loaded, random.Random(seed), adapters, share=0.7).run(prompts):
-            judges.check(sequence)
+        mix = Mixed(loaded, random.Random(seed), adapters, share=0.7)
+        for sequence in mix.run(prompts):
+            judges.check(sequence, mix.limit(sequence))
 
     judges.accept(tokens=20)

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REQUESTS, WARM = 10_000, 2_000
 GROWTH = 1.02
-CANCELS = 500
+CANCELS, LONG = 500, 120  # of answers of so many tokens: it takes a while until they end by themselves
 CACHE = 1024  # tokens
 
 
@@ -61,7 +61,7 @@ def test_ten_thousand_requests_leave_the_memory_as_it_was(tiny: "Loaded", make_s
 
 
 def test_five_hundred_cancels_at_random_moments_leave_nothing_behind(tiny: "Loaded", make_slots: MakeSlots) -> None:
-    engine, dice = make_slots(slots=8, max_tokens=128, cache_tokens=CACHE, model=tiny), random.Random(11)
+    engine, dice = make_slots(slots=8, max_tokens=256, cache_tokens=2 * CACHE, model=tiny), random.Random(11)
     going: list[Sequence] = []
     ends: list[object] = []
 
@@ -73,19 +73,20 @@ def test_five_hundred_cancels_at_random_moments_leave_nothing_behind(tiny: "Load
 
     for _ in range(CANCELS):
         prompt = [dice.randrange(90) for _ in range(dice.randint(1, 60))]
-        going.append(engine.start(prompt, ask("", max_new_tokens=60)))
+        going.append(engine.start(prompt, ask("", max_new_tokens=LONG)))
         if len(going) > 12:
             cancel(going.pop(dice.randrange(len(going))))
     for sequence in going:
         cancel(sequence)
 
-    assert {end.finish for end in ends if isinstance(end, Result)} <= {"cancelled", "length"}
-    assert len([end for end in ends if isinstance(end, Result)]) == CANCELS
-    assert_empty(engine)
+    how = Counter(end.finish for end in ends if isinstance(end, Result))
+    assert how["cancelled"] + how["length"] == CANCELS
+    assert how["cancelled"] > CANCELS / 4, "they went on to their ends"
+    assert_empty(engine, 2 * CACHE)
 
 
-def assert_empty(engine: SlotsEngine) -> None:
+def assert_empty(engine: SlotsEngine, cache: int = CACHE) -> None:
     """Every slot and every token of the cache is free again."""
     scheduler = engine._scheduler
     assert (scheduler.running, scheduler.waiting) == (0, 0)
-    assert scheduler.free_tokens == CACHE
+    assert scheduler.free_tokens == cache

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,6 +44,7 @@ class Mix:
     loaded: "Loaded"
     dice: random.Random
     reused: int = 0  # tokens that were in the cache already
+    cancelled: list[Sequence] = field(default_factory=list)
 
     def run(self, prompts: list[list[int]]) -> list[Sequence]:
         """All of it, step by step as the engine does, without its thread; returns every request with what it got."""
@@ -64,6 +65,7 @@ class Mix:
                     scheduler.add(begun[-1], now_s=0.0)
             for sequence in [each for each in scheduler if self.dice.random() < 0.01]:
                 scheduler.remove(sequence)
+                self.cancelled.append(sequence)
             if scheduler:
                 plan = scheduler.plan()
                 logits = runner.run(plan)
@@ -74,6 +76,10 @@ class Mix:
                         scheduler.remove(row.sequence)
         self.reused = scheduler.places.reused_tokens
         return begun
+
+    def limit(self, sequence: Sequence) -> int | None:
+        """How many tokens its answer must have, unless it ends by itself; None: it was cancelled."""
+        return None if sequence in self.cancelled else sequence.max_new
 
     def _follow_up(self, coming: Sequence, begun: list[Sequence]) -> Sequence:
         """Now and then: what was said before in its place, whole or in part, and a little more."""
@@ -108,7 +114,7 @@ def test_two_hundred_mixes_of_arrivals_lengths_and_cancels_equal_one_by_one_gene
     for seed in range(MIXES):
         mix = Mix(loaded, random.Random(seed))
         for sequence in mix.run(prompts):
-            judge.check(sequence.prompt, sequence.new)
+            judge.check(sequence.prompt, sequence.new, limit=mix.limit(sequence))
         reused += mix.reused
 
     assert judge.tokens > 5000
@@ -124,8 +130,9 @@ def test_neighbours_attended_to_together_are_exact_however_long_they_are(monkeyp
     judge = Judge(loaded, LONGEST)
 
     for seed in range(30):
-        for sequence in Mix(loaded, random.Random(seed)).run(prompts):
-            judge.check(sequence.prompt, sequence.new)
+        mix = Mix(loaded, random.Random(seed))
+        for sequence in mix.run(prompts):
+            judge.check(sequence.prompt, sequence.new, limit=mix.limit(sequence))
 
     assert judge.tokens > 500
     assert judge.ties <= TIES_SHARE * judge.tokens
@@ -157,8 +164,9 @@ def test_every_kind_of_attention_that_is_taken_is_exact(kind: str) -> None:
     judge = Judge(loaded, LONGEST)
 
     for seed in range(8):
-        for sequence in Mix(loaded, random.Random(seed)).run(prompts):
-            judge.check(sequence.prompt, sequence.new)
+        mix = Mix(loaded, random.Random(seed))
+        for sequence in mix.run(prompts):
+            judge.check(sequence.prompt, sequence.new, limit=mix.limit(sequence))
 
     assert judge.tokens > 200
     assert judge.ties <= TIES_SHARE * judge.tokens
@@ -199,8 +207,8 @@ def test_twenty_mixes_on_the_demo_model_equal_one_by_one_generation(loaded: "Loa
         if dice.random() < 0.5:
             dice.choice(running).handle.cancel()
         for sequence in running:
-            sequence.handle.result()
-            judge.check(sequence.prompt, sequence.new)
+            cancelled = sequence.handle.result().finish == "cancelled"
+            judge.check(sequence.prompt, sequence.new, limit=None if cancelled else sequence.max_new)
         said += running
 
     assert judge.tokens > 200
@@ -214,7 +222,9 @@ def test_a_judge_that_sees_a_wrong_token_fails() -> None:
     judge = Judge(loaded, 4)
     right = judge._reference([1, 2, 3]).tokens
 
-    judge.check([1, 2, 3], right)
+    judge.check([1, 2, 3], right, limit=4)
 
     with torch.inference_mode(), pytest.raises(AssertionError, match="no tie"):
-        judge.check([1, 2, 3], [right[0], (right[1] + 1) % loaded.vocabulary])
+        judge.check([1, 2, 3], [right[0], (right[1] + 1) % loaded.vocabulary], limit=None)
+    with pytest.raises(AssertionError, match="ends after 3 of 4"):
+        judge.check([1, 2, 3], right[:3], limit=4)

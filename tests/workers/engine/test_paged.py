@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(small: "Load
     ends: list[Result | SwitchyardError] = []
 
     for n in range(200):
-        going.append(engine.start(a_prompt(small, dice.randrange(1, 120), n), ask("", max_new_tokens=100)).handle)
+        going.append(engine.start(a_prompt(small, dice.randrange(1, 120), n), ask("", max_new_tokens=120)).handle)
         while len(going) > 12:
             chosen = going.pop(dice.randrange(len(going)))
             for _ in range(dice.choice((0, 0, 1, 3))):
@@ -111,8 +112,9 @@ def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(small: "Load
         handle.cancel()
         ends.append(outcome(handle))
 
-    assert {end.finish for end in ends if isinstance(end, Result)} <= {"cancelled", "length", "stop"}
-    assert len([end for end in ends if isinstance(end, Result)]) == 200
+    how = Counter(end.finish for end in ends if isinstance(end, Result))
+    assert how["cancelled"] + how["length"] + how["stop"] == 200
+    assert how["cancelled"] > 50, "they went on to their ends"
     inside = engine._batcher._manager.batch_processor
     until(lambda: not inside.scheduler.active_requests and not inside.scheduler.waiting_requests)
     inside.cache.evict_cached_blocks()

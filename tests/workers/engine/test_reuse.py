@@ -58,7 +58,7 @@ def test_each_turn_of_a_long_chat_computes_what_is_new_and_no_more(model: "Loade
     for turn in range(4):
         before = scheduler.prefilled_tokens
         sequence = answered(engine, said)
-        judge.check(sequence.prompt, sequence.new)
+        judge.check(sequence.prompt, sequence.new, limit=NEW)
         computed.append(scheduler.prefilled_tokens - before)
         said = sequence.prompt + sequence.new + [turn, 3, 5]
 
@@ -79,7 +79,7 @@ def test_what_came_of_numbers_that_overflowed_is_nobodys_beginning(model: "Loade
     sequence = answered(engine, HISTORY)
 
     assert engine._scheduler.places.reused_tokens == 0
-    judge.check(sequence.prompt, sequence.new)
+    judge.check(sequence.prompt, sequence.new, limit=NEW)
 
 
 def test_what_was_in_the_cache_when_the_device_erred_is_nobodys_beginning(model: "Loaded", make: MakeKeeping) -> None:
@@ -91,7 +91,7 @@ def test_what_was_in_the_cache_when_the_device_erred_is_nobodys_beginning(model:
     sequence = answered(engine, HISTORY)
 
     assert engine.figures().reused_tokens == 0
-    judge.check(sequence.prompt, sequence.new)
+    judge.check(sequence.prompt, sequence.new, limit=NEW)
 
 
 def test_an_engine_that_nobody_asks_gives_its_memory_back(model: "Loaded", make: MakeKeeping) -> None:
@@ -104,7 +104,7 @@ def test_an_engine_that_nobody_asks_gives_its_memory_back(model: "Loaded", make:
     sequence = answered(engine, HISTORY)
 
     assert places.reused_tokens == 0
-    judge.check(sequence.prompt, sequence.new)
+    judge.check(sequence.prompt, sequence.new, limit=NEW)
 
 
 def test_an_engine_that_is_idle_for_a_moment_keeps_what_was_said(make: MakeKeeping) -> None:

@@ -38,7 +38,7 @@ def test_prompts_go_in_by_smaller_parts(tiny: "Loaded", make_slots: MakeSlots) -
 
     assert breaking.raised > 0
     for sequence in running:
-        judge.check(sequence.prompt, sequence.new)
+        judge.check(sequence.prompt, sequence.new, limit=sequence.max_new)
 
 
 def test_the_youngest_make_room_and_go_on_later_with_what_they_have(tiny: "Loaded", make_slots: MakeSlots) -> None:
@@ -54,7 +54,7 @@ def test_the_youngest_make_room_and_go_on_later_with_what_they_have(tiny: "Loade
     assert [result.new_tokens for result in results] == [40] * 30
     assert [result.text for result in results] == [tiny.prompts.decode(sequence.new) for sequence in running]
     for sequence in running:
-        judge.check(sequence.prompt, sequence.new)
+        judge.check(sequence.prompt, sequence.new, limit=sequence.max_new)
 
 
 def test_who_has_no_memory_even_alone_is_told_so_and_the_next_is_answered(
@@ -99,6 +99,6 @@ def test_without_memory_for_the_answers_of_a_real_model_they_are_the_same(
         running = [engine.start(prompt, ask("", max_new_tokens=8)) for prompt in prompts]
         for sequence in running:
             sequence.handle.result()
-            judge.check(sequence.prompt, sequence.new)
+            judge.check(sequence.prompt, sequence.new, limit=sequence.max_new)
 
     assert breaking.raised > 0
