@@ -14,6 +14,7 @@ LABELS = {
     "slots": "Switchyard, slots",
     "paged": "Switchyard, paged",
     "transformers' batching": "transformers, continuous batching",
+    "static 48": "generate(), batches of 48",
     "static 16": "generate(), batches of 16",
     "static 8": "generate(), batches of 8",
     "collect": "generate(), collect 8 or 50 ms",

@@ -28,6 +28,7 @@ def contenders(slots: int) -> dict[str, Contender]:
         "slots": partial(our_engine, make=partial(_our_slots, slots=slots)),
         "paged": partial(our_engine, make=partial(_our_paged, slots=CB_REQUESTS)),
         "transformers' batching": transformers_batching,
+        "static 48": partial(in_batches, size=48),
         "static 16": partial(in_batches, size=16),
         "static 8": partial(in_batches, size=8),
         "collect": partial(in_batches, size=COLLECT, wait_s=COLLECT_S),

@@ -4,7 +4,7 @@
 tokens, greedy, in `--dtype`, one thread on one core; first all at once, then at random at 0.7 times the rate that
 transformers' continuous batching can do. Seconds are those of the CPU of this whole process, and for latencies also the
 idle time between requests; the wall's are beside them. Contenders take turns; the median of the rounds counts.
-`--quick` takes about three minutes; its requests do not fill the slots, so its ratios are lower.
+`--quick` takes about five minutes; its requests do not fill the slots, so its ratios are lower.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def throughput(found: Rounds) -> list[Figure]:
     rates = {name: [one.tokens_per_cpu_s for one in rounds] for name, rounds in found.items()}
     figures = [Figure(name, median(rate), "tokens/CPU s") for name, rate in rates.items()]
     figures += [Figure(f"{name}, wall", median([one.wall_s for one in found[name]]), "s") for name in found]
-    for name in rates.keys() - {OURS} if OURS in rates else ():
+    for name in [name for name in rates if name != OURS] if OURS in rates else ():
         figures.append(Figure(f"{OURS} / {name}", _ratio(rates[OURS], rates[name]), "x", REACH.get(name)))
     if {OURS, "generate()"} <= found.keys():
         pairs = zip(found[OURS][0].noted, found["generate()"][0].noted, strict=True)

@@ -1,8 +1,8 @@
 """What mailbox, Celery and sender cost beside the model: the same questions to the engine alone and through the house.
 
 `python -m benchmarks.queue_cost` asks everything at once, twice: by `submit` in this process, then as messages of
-people to a whole installation with the same engine and settings. Seconds are those of the CPU: they hold on a busy
-machine too. The second run counts those of every process of the house, by role.
+people to a whole installation with the same engine and settings. Seconds are those of the CPU; the second run counts
+those of every process of the house, by role, also of those that only wait meanwhile.
 """
 
 import argparse
@@ -64,8 +64,9 @@ def alone(questions: Sequence[str]) -> float:
         engine.submit(requests[0]).result()
         begun_s = time.process_time()
         handles = [engine.submit(request) for request in requests]
-        tokens = sum(handle.result().new_tokens for handle in handles)
-        return tokens / (time.process_time() - begun_s)
+        answers = [handle.result().text for handle in handles]
+        took_s = time.process_time() - begun_s
+    return count_tokens(answers) / took_s
 
 
 def through_the_house(questions: Sequence[str], mode: str) -> tuple[int, dict[str, float]]:
