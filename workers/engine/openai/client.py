@@ -22,6 +22,7 @@ from workers.engine.openai.answer import Answer
 from workers.engine.openai.chunks import DONE, read_chunk
 from workers.engine.openai.events import Events, Unreadable
 from workers.engine.openai.failures import Failure, judge, read_error
+from workers.engine.openai.pool import sweep
 from workers.engine.openai.servers import Server
 
 _SUSPECT_S: Final = 10.0  # for the first token of a server that failed before
@@ -187,21 +188,7 @@ class Client:
             finally:
                 await response.aclose()
         finally:
-            await self._sweep()
-
-    async def _sweep(self) -> None:
-        """Close connections that a cancel left half open; httpcore (1.0.9) would count them as in use for ever."""
-        pool: Any = self._http._transport._pool  # type: ignore[attr-defined]
-        used = {id(request.connection) for request in pool._requests}
-        lost = [one for one in pool._connections if id(one) not in used and not _is_whole(one)]
-        for connection in lost:
-            pool._connections.remove(connection)
-        for connection in lost:
-            await connection.aclose()
-
-
-def _is_whole(connection: Any) -> bool:
-    return bool(connection.is_idle() or connection.is_closed() or connection.is_available())
+            await sweep(self._http)
 
 
 async def _require_stream(response: httpx.Response, answer: Answer) -> None:

@@ -178,7 +178,7 @@ class OpenAIEngine:
         answer.finish(await self._relay.answer(answer))
 
     def _served(self, answer: Answer, task: asyncio.Task[None]) -> None:
-        """Its slot is free. If it failed, its reader hears of it; if it was cancelled, it already has."""
+        """Its slot is free. If it failed, its reader hears of it, or if it was cancelled by nobody who told it."""
         exc = None if task.cancelled() else task.exception()
         if isinstance(exc, SwitchyardError):
             answer.fail(exc)
@@ -186,6 +186,8 @@ class OpenAIEngine:
             where = "".join(traceback.format_tb(exc.__traceback__))  # and not its text, which may quote somebody
             log.error("request failed", extra={"error": type(exc).__name__, "where": where})
             answer.fail(EngineStopped(f"the engine failed with {type(exc).__name__}"))
+        elif task.cancelled():
+            answer.fail(EngineStopped("the request was given up"))
         del self._running[answer]
         self._leave(answer)
         self._fill_slots()
