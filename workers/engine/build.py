@@ -54,32 +54,28 @@ def build_engine(
         return EchoEngine(slots, echo_tokens_per_s)
     if kind == "auto":
         kind = "slots" if adapters is not None and adapters.folder is not None else suited_kind()
-    if kind == "slots":
+    if kind in ("slots", "paged"):
         from workers.engine.demo_model import prepare_demo_model
+
+        model = model or str(prepare_demo_model(cache_dir))
+    cache = cache_tokens or None
+    if kind == "slots":
         from workers.engine.slots import SlotsEngine
 
-        name = model or str(prepare_demo_model(cache_dir))
         return SlotsEngine.load(
-            name,
+            model,
             slots=slots,
             max_tokens=max_tokens,
-            cache_tokens=cache_tokens or None,
+            cache_tokens=cache,
             dtype=dtype,
             adapters=adapters,
             compiled=compiled,
         )
     if kind == "paged":
-        from workers.engine.demo_model import prepare_demo_model
         from workers.engine.paged import PagedEngine
 
-        name = model or str(prepare_demo_model(cache_dir))
         return PagedEngine.load(
-            name,
-            slots=slots,
-            max_tokens=max_tokens,
-            cache_tokens=cache_tokens or None,
-            dtype=dtype,
-            graphs=cuda_graphs,
+            model, slots=slots, max_tokens=max_tokens, cache_tokens=cache, dtype=dtype, graphs=cuda_graphs
         )
     if kind == "openai" and remote is not None:
         return _connect(remote, model=model, slots=slots, max_tokens=max_tokens)

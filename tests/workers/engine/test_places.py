@@ -114,6 +114,17 @@ def test_what_somebody_computes_who_still_runs_serves_others_from_the_next_step_
     assert all(len(one.new) > 0 for one in (first, *together, other, later))
 
 
+def test_who_waits_for_a_beginning_keeps_nobody_else_waiting() -> None:
+    house = House(prefill_tokens=20)
+    house.add(*HISTORY, 1)
+    alike, other = house.add(*HISTORY, 2), house.add(*range(2000, 2010))
+
+    house.step()
+
+    assert alike.cached == 0
+    assert other.cached > 0
+
+
 def test_nobody_waits_for_a_beginning_of_a_few_tokens_or_of_another_kind() -> None:
     house = House()
     house.add(*HISTORY, 1)

@@ -280,6 +280,13 @@ def endless(exchange: Exchange, _: str) -> None:
     exchange.close_connection = True
 
 
+def ping_and_say(exchange: Exchange) -> None:
+    """Events of nothing, as some gateways send them to keep a connection."""
+    exchange.write(b"data:\n\ndata: \n\n")
+    exchange.say("Paris")
+    exchange.end()
+
+
 def dripping(exchange: Exchange, _: str) -> None:
     """Always something, never a token."""
     exchange.begin()
@@ -312,6 +319,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "counting": echo,
     "silent": lambda exchange, _: exchange.stay(),
     "late": say_then(then=Exchange.stay),
+    "pinging": say_then(then=ping_and_say),
     "empty": say_then(then=lambda exchange: exchange.end("tool_calls")),
     "dripping": dripping,
     "stall": say_then("one", " two", then=Exchange.stay),

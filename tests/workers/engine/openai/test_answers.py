@@ -229,3 +229,9 @@ def test_proxies_of_the_environment_are_not_used(engine_at: MakeEngine, monkeypa
 
 def engine_threads() -> int:
     return sum(thread.name == "openai" or thread.name.startswith("asyncio") for thread in threading.enumerate())
+
+
+def test_events_of_nothing_are_no_reason_to_fail(engine_at: MakeEngine) -> None:
+    result = engine_at("pinging").submit(ask("hello")).result()
+
+    assert (result.text, result.finish) == ("Paris", "stop")

@@ -10,6 +10,7 @@ from tests.workers.engine.asking import ask
 from tests.workers.engine.openai.conftest import MakeEngine
 from tests.workers.engine.openai.model_server import KEY, ModelServer
 from workers.engine.interface import Request
+from workers.engine.openai.context import LEAST_TOKENS
 from workers.engine.openai.estimate import at_most, estimated
 
 if TYPE_CHECKING:
@@ -148,3 +149,15 @@ def test_a_right_key_and_model_do_not(engine_at: MakeEngine, behaviour: str) -> 
 def test_a_server_that_is_away_or_loads_models_when_asked_does_not_stop_the_start(engine_at: MakeEngine) -> None:
     engine_at(urls=("http://127.0.0.1:9/v1",)).look_around()
     engine_at("echo", model="large").look_around()
+
+
+def test_a_limit_that_no_model_has_is_not_believed(engine_at: MakeEngine) -> None:
+    """It would cut everybody's prompts to nothing."""
+    context = engine_at("echo")._context
+
+    for told in (-1, 0, 1, LEAST_TOKENS - 1, "64", None):
+        context.learn(told)
+    assert context.limit_tokens == 2048
+
+    context.learn(LEAST_TOKENS)
+    assert context.limit_tokens == LEAST_TOKENS

@@ -8,7 +8,9 @@ import pytest
 from app.errors import EngineStopped, EngineUnavailable, RequestRejected
 from tests.workers.engine.asking import ask
 from tests.workers.engine.openai.conftest import PATIENT, QUICK, MakeEngine
-from tests.workers.engine.openai.model_server import ModelServer
+from tests.workers.engine.openai.model_server import MODEL, ModelServer
+from workers.engine.openai.client import Client, Limits
+from workers.engine.openai.servers import FAILURES, Server
 
 BEFORE_A_TOKEN = [
     "crash", "crashlater", "page", "packed", "nostream", "noevents", "nojson", "nested", "wrongtype", "notext",
@@ -59,6 +61,18 @@ def test_a_server_that_fails_everybody_condemns_no_single_request(engine_at: Mak
         outcomes.append(told.type)
 
     assert outcomes == [EngineStopped] * 2 + [EngineUnavailable] * 6
+
+
+async def test_a_server_that_failed_before_has_less_time_for_its_first_token(server: ModelServer) -> None:
+    """Somebody waits for what may be the next failure."""
+    client = Client(model=MODEL, slots=1, api_key="", ca_file=None, limits=Limits(first_token_s=60.0))
+    hanging = Server(server.url("silent"))
+
+    assert client._first_token_s(hanging) == 60.0
+    hanging.failures = FAILURES
+
+    assert client._first_token_s(hanging) == 10.0
+    await client.close()
 
 
 def test_a_hanging_server_is_not_asked_twice_for_one_question(engine_at: MakeEngine, server: ModelServer) -> None:
